@@ -1,6 +1,6 @@
 """Measure what each ingredient of a fast preset gains alone and its removal costs, by `distgan bench convergence`.
 
-    python benchmarks/ablations.py --preset vanilla-fast --out ablations [--seeds 2] [--epochs 3] [--arms whole ...]
+    python benchmarks/ablations.py --preset vanilla-fast --out ablations [--seeds 2] [--epochs 3] [--arms complete ...]
 
 Each arm trains for the same number of epochs, over which falling rates fall, and has a folder in --out; the same
 command resumes where it was. Other flags are those of the bench. Prints a table of what the judges found last: the fcd
@@ -58,12 +58,12 @@ def row(arm: str, found: ConvergenceResults) -> str:
         [statistics.fmean(digit) for digit in zip(*(getattr(each, name) for each in last), strict=True)]
         for name in ("digits", "coverages")
     )
-    told = f"{min(digits):.1%}" + ("" if found.facts.model == "cgan" else f" to {max(digits):.1%}")
+    reported = f"{min(digits):.1%}" + ("" if found.facts.model == "cgan" else f" to {max(digits):.1%}")
     columns = (
         arm,
         ", ".join(f"{each.fcd:.2f}" for each in last),
         f"{statistics.fmean(each.recognisable or 0.0 for each in last):.1%}",
-        told,
+        reported,
         f"{min(coverages):.2f}",
         ", ".join(sorted(missed)) or "none",
     )

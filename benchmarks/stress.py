@@ -84,7 +84,7 @@ class Attempt:
         return bool(lines) and lines[-1]["step"] > self.first_step
 
     def ranks(self) -> list[int]:
-        """A launcher's children, each of which it puts into a session of its own."""
+        """A launcher's children, each of which it puts into its own session."""
         found = subprocess.run(["pgrep", "-P", str(self.process.pid), "-f", "train.py"], capture_output=True, text=True)
         self.seen = [int(pid) for pid in found.stdout.split()]
         return self.seen

@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import Tensor
 
 from distgan.benchmark.measurement import Spread
-from distgan.benchmark.results import facts
+from distgan.benchmark.results import collect_facts
 from distgan.models.layers import sub_pixel_kernel
 from distgan.utils import devices
 from distgan.utils.files import write_json
@@ -183,7 +183,8 @@ def main() -> int:
         return 2
     if args.threads:
         torch.set_num_threads(args.threads)
-    here = facts(torch.device(args.device)).model_dump() | {"command": harness.shown([sys.executable, *sys.argv])}
+    here = collect_facts(torch.device(args.device)).model_dump()
+    here |= {"command": harness.shown([sys.executable, *sys.argv])}
     rows: list[dict[str, Any]] = []
     for layer in LAYERS:
         for name, form in forms(layer).items():

@@ -21,8 +21,8 @@ import distgan
 from distgan.checkpoint import format as checkpoint_format
 from distgan.cli import run_command
 from distgan.cli.commands import TOP, Command, Group
-from distgan.config.fields import allowed, help_text, setting_info, shown
-from distgan.config.flags import Flag, flags_of, read_file
+from distgan.config.fields import allowed, fmt_default, help_text, setting_info
+from distgan.config.flags import Flag, list_flags, read_file
 from distgan.config.presets import config_folder
 from distgan.config.schema import Config
 from distgan.distributed.runtime import Runtime
@@ -114,7 +114,7 @@ def flag_names(flag: Flag) -> str:
 
 
 def settings_reference() -> str:
-    flags = list(flags_of(Config))
+    flags = list(list_flags(Config))
     parts = []
     for section, field in Config.model_fields.items():
         rows = [
@@ -122,7 +122,7 @@ def settings_reference() -> str:
                 flag_names(flag),
                 f"`{flag.path[1]}`",
                 prose(allowed(flag.field)),
-                prose(shown(flag.field.default)),
+                prose(fmt_default(flag.field.default)),
                 prose(
                     help_text(flag.field)
                     + "".join(f" (deprecated name: --{old})" for old in setting_info(flag.field).old_flags)
@@ -141,11 +141,11 @@ def preset_reference() -> str:
     """Return a table of the settings that a preset has and the defaults have not."""
     presets = {path.stem: read_file(path, str(path)) for path in sorted(config_folder().glob("*.toml"))}
     rows = []
-    for flag in flags_of(Config):
+    for flag in list_flags(Config):
         section, key = flag.path
         values = [preset.get(section, {}).get(key, flag.field.default) for preset in presets.values()]
         if any(value != flag.field.default for value in values):
-            rows.append([f"`{flag.name}`", *(prose(shown(value)) for value in values)])
+            rows.append([f"`{flag.name}`", *(prose(fmt_default(value)) for value in values)])
     return table(["setting", *(f"`{name}`" for name in presets)], rows)
 
 

@@ -32,7 +32,7 @@ def objective(trial: optuna.Trial) -> float:
         "dropout": trial.suggest_float("dropout", 0.0, 0.5),
     }
     out, report = f"runs/sweep/trial-{trial.number}", Report(trial)
-    for stage in range(1, STAGES + 1):  # the run goes on where the stage before it ended
+    for stage in range(1, STAGES + 1):  # the run continues where the stage before it ended
         more = {"out": out, "max_steps": stage * STEPS, "eval_every_steps": STEPS, "eval_num": 500, "tracker": "none"}
         config = distgan.Config.from_preset("cgan-quick", data="digits", epochs=STAGES + 1, **settings, **more)
         distgan.train(config, observers=[report], quiet=True)

@@ -1,7 +1,7 @@
 """Markers by folder, and the fixtures that start processes; helpers/ has what is no fixture.
 
 Real MNIST is taken from $DISTGAN_TEST_MNIST or ../shared/mnist; where neither is, the end-to-end tests
-run on the embedded digits. No test asks any address but this machine's.
+run on the embedded digits. No test connects to another machine.
 """
 
 import os
@@ -107,7 +107,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield start
     for process in processes:
-        if process.poll() is None:  # the ranks of a launcher have sessions of their own
+        if process.poll() is None:  # the ranks of a launcher are in other sessions
             for child in psutil.Process(process.pid).children(recursive=True):
                 child.kill()
         with suppress(ProcessLookupError):
@@ -130,7 +130,7 @@ def run(start: Start) -> Run:
 
 @pytest.fixture
 def distgan(tmp_path: Path) -> Run:
-    """`distgan ...` as a user calls it, in a process of its own."""
+    """`distgan ...` as a user calls it, in its own process."""
     return Run(lambda words, timeout: forkserver.call(words, tmp_path, timeout))
 
 
@@ -178,6 +178,6 @@ def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _forget_the_precision() -> Iterator[None]:
-    """Accelerate keeps one for the whole process; each test has its own."""
+    """Accelerate keeps one for the process; each test has its own."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

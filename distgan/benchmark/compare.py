@@ -11,7 +11,7 @@ from distgan.benchmark.convergence_results import ConvergenceResults
 from distgan.benchmark.measurement import Measurement
 from distgan.benchmark.options import CompareConfig
 from distgan.benchmark.results import Results, SpeedResults, differing_facts
-from distgan.benchmark.tables import print_notes, table
+from distgan.benchmark.tables import build_table, print_notes
 from distgan.errors import CommandFailed, UserError
 from distgan.utils.terminal import TerminalConsole
 
@@ -50,7 +50,7 @@ def _compare_speeds(
     before: SpeedResults, after: SpeedResults, paths: tuple[Path, Path], config: CompareConfig
 ) -> list[str]:
     """Return a line for each regression."""
-    old, new = ({cell.id: cell for cell in found.cells} for found in (before, after))
+    old, new = ({cell.id: cell for cell in side.cells} for side in (before, after))
     had = [key for key, cell in old.items() if cell.measured]
     shared = [key for key in had if key in new and new[key].measured]
     lost = [key for key in had if key not in shared]
@@ -60,34 +60,34 @@ def _compare_speeds(
             code="wrong-results",
         )
     rng = np.random.default_rng(0)
-    ratios = {key: ratio(_times(old[key]), _times(new[key]), rng, config.resamples) for key in shared}
+    ratios = {key: bootstrap_ratio(_times(old[key]), _times(new[key]), rng, config.resamples) for key in shared}
     console = TerminalConsole(soft_wrap=True)
 
     if ratios:
         rows = []
-        for key, each in ratios.items():
-            verdict = "slower" if each.low > 1 else "faster" if each.high < 1 else "no difference"
-            verdict = "REGRESSION" if each.is_regression(config.fail_above) else verdict
+        for key, change in ratios.items():
+            verdict = "slower" if change.low > 1 else "faster" if change.high < 1 else "no difference"
+            verdict = "REGRESSION" if change.is_regression(config.fail_above) else verdict
             milliseconds = (f"{1e3 * _median(_times(side[key])):.4g}" for side in (old, new))
-            rows.append((key, *milliseconds, f"{each.ratio:.3f} ({each.low:.3f}–{each.high:.3f})", verdict))
+            rows.append((key, *milliseconds, f"{change.ratio:.3f} ({change.low:.3f}–{change.high:.3f})", verdict))
         title = "B / A of milliseconds per step; above 1, B is slower"
-        made = table(title, "cell|A|B|B / A (95%)|", rows)
+        made = build_table(title, "cell|A|B|B / A (95%)|", rows)
         made.columns[0].overflow = "fold"
         console.print_table(made)
-        mean = float(np.exp(np.mean([np.log(each.ratio) for each in ratios.values()])))
+        mean = float(np.exp(np.mean([np.log(change.ratio) for change in ratios.values()])))
         console.print(f"geometric mean of B / A: {mean:.3f} over {len(ratios)} cells")
     print_notes(console, [*differing_facts(before, after), *_differences(old, new)])
     if config.fail_above is None:
         return []
     return [
-        f"{key}: {each.ratio:.3f} times the seconds per step ({each.low:.3f} to {each.high:.3f}). Expected: "
+        f"{key}: {change.ratio:.3f} times the seconds per step ({change.low:.3f} to {change.high:.3f}). Expected: "
         f"at most {config.fail_above:g}"
-        for key, each in ratios.items()
-        if each.is_regression(config.fail_above)
+        for key, change in ratios.items()
+        if change.is_regression(config.fail_above)
     ] + [f"{name}: no speed in B" for name in lost]
 
 
-def ratio(a: Times, b: Times, rng: np.random.Generator, resamples: int) -> StepRatio:
+def bootstrap_ratio(a: Times, b: Times, rng: np.random.Generator, resamples: int) -> StepRatio:
     """Return the ratio of the seconds per step of two cells, (rounds, repeats) each.
 
     Rounds of two runs are not paired, so each side is resampled independently: rounds with replacement, and within

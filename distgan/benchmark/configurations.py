@@ -14,7 +14,7 @@ from distgan.benchmark.measurement import Measurement, RunSpec, TimingSettings
 from distgan.benchmark.options import ScalingConfig, SpeedConfig, ThroughputConfig
 from distgan.benchmark.ratios import BATCH_SIZE, STRONG, WEAK, WIDTH
 from distgan.config.image_spec import ImageSpec
-from distgan.config.presets import preset_words, training_of, with_changes
+from distgan.config.presets import parse_training, preset_words, with_changes
 from distgan.config.registry import PLAIN_LOOP_ORDER
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from distgan.data.base import data_folder, load_dataset
@@ -24,7 +24,7 @@ from distgan.errors import UserError
 from distgan.models.base import check_fit
 from distgan.models.user_networks import load_networks, with_own_loss
 from distgan.utils.hardware import count_gpus, emulates_bf16, has_native_bf16
-from distgan.utils.operating_system import cores
+from distgan.utils.operating_system import count_cores
 
 PEERS = ("pytorch", "accelerate")
 
@@ -37,7 +37,7 @@ class _Preset:
 
     def __init__(self, preset: str, config: SpeedConfig, device_type: str):
         self.preset, self.config, self.device_type = preset, config, device_type
-        self.own, self.name = training_of(preset_words("--preset", preset))
+        self.own, self.name = parse_training(preset_words("--preset", preset))
         self.width = config.width or self.own.model.width
 
     def cell(
@@ -45,7 +45,7 @@ class _Preset:
         width: float | None = None, threads: int | None = None, drop_last: bool | None = None,
     ) -> Measurement:  # fmt: skip
         """Return a cell; `size`: images per step over `num` processes. Raises UserError for conflicting settings."""
-        own, config = self.own, self.config
+        preset_config, config = self.own, self.config
         model: dict[str, Any] = {"width": width or self.width}
         if config.family:
             model |= {"family": config.family, "networks": None, "args": {}}
@@ -64,17 +64,17 @@ class _Preset:
             },
             "processes": {"timeout": min(config.timeout, 120.0)} if num > 1 else {},
         }
-        training = with_own_loss(load_networks(with_changes(own, changes, f"--preset {self.preset}")))
+        training = with_own_loss(load_networks(with_changes(preset_config, changes, f"--preset {self.preset}")))
         family, width = training.model.networks_name, training.model.width
         # What was requested, not what ran; and the settings that override the preset's.
-        words = [self.name, engine or f"plain {contender}", precision, str(size), order]
-        words += [family] if family != own.model.networks_name else []
-        words += [f"width {width:g}"] if width != own.model.width else []
-        words += [Path(config.data).name] if config.data != "mnist" else []
-        words += [f"{training.data.image_size} px"] if training.data.image_size != own.data.image_size else []
-        words += [f"{num} processes"] if num > 1 else []
+        parts = [self.name, engine or f"plain {contender}", precision, str(size), order]
+        parts += [family] if family != preset_config.model.networks_name else []
+        parts += [f"width {width:g}"] if width != preset_config.model.width else []
+        parts += [Path(config.data).name] if config.data != "mnist" else []
+        parts += [f"{training.data.image_size} px"] if training.data.image_size != preset_config.data.image_size else []
+        parts += [f"{num} processes"] if num > 1 else []
         return Measurement.model_validate({
-            "id": "/".join(words), "contender": contender, "preset": self.preset, "model": self.name, "engine": engine,
+            "id": "/".join(parts), "contender": contender, "preset": self.preset, "model": self.name, "engine": engine,
             "precision": precision, "batch_size": size, "order": order, "family": family, "width": width,
             "data": config.data, "world_size": num, "training": training.model_dump(mode="json", exclude_unset=True),
         })  # fmt: skip
@@ -84,26 +84,26 @@ def throughput_cells(config: ThroughputConfig, device: torch.device) -> list[Mea
     """Return the cells by preset and batch size, the plain loops of each last. Raises UserError."""
     is_cuda = device.type == "cuda"
     has_bf16 = has_native_bf16(is_cpu=False) if is_cuda else not emulates_bf16()
-    precisions = _once(config.precisions or ["fp32", *(["bf16"] if has_bf16 else [])])
+    precisions = _unique(config.precisions or ["fp32", *(["bf16"] if has_bf16 else [])])
     sizes = world_sizes(config.processes, device)
     cells: list[Measurement] = []
-    for preset in _once(config.presets):
+    for preset in _unique(config.presets):
         of = _Preset(preset, config, device.type)
         if any(cell.model == of.name for cell in cells):
             raise UserError(
                 f"--preset: two presets have the same name ({of.name}, {preset}). Expected: different names",
                 code="conflicting-settings",
             )
-        orders = _once(config.orders or [of.own.optim.order])
+        orders = _unique(config.orders or [of.own.optim.order])
         if config.peers:
             _check_peers(config, orders)
-        for size in _once(config.batch_sizes or [global_batch_size(of.own.data, 1)]):
+        for size in _unique(config.batch_sizes or [global_batch_size(of.own.data, 1)]):
             check_batch_size(size, max(sizes))
             cells += [
                 of.cell("distgan", engine, precision, size, order, num, threads=config.threads)
-                for num, engine, precision, order in product(sizes, _once(config.engines), precisions, orders)
+                for num, engine, precision, order in product(sizes, _unique(config.engines), precisions, orders)
             ]
-            known = _once([_PEER_PRECISION[each] for each in precisions if each in _PEER_PRECISION])
+            known = _unique([_PEER_PRECISION[precision] for precision in precisions if precision in _PEER_PRECISION])
             cells += [
                 of.cell(peer, None, precision, size, PLAIN_LOOP_ORDER, threads=config.threads)
                 for precision, peer in product(known, PEERS if config.peers else ())
@@ -111,7 +111,7 @@ def throughput_cells(config: ThroughputConfig, device: torch.device) -> list[Mea
     return cells
 
 
-def _once(values: Sequence[Any]) -> list[Any]:
+def _unique(values: Sequence[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
@@ -145,10 +145,10 @@ class Point(NamedTuple):
 def scaling_cells(config: ScalingConfig, device: torch.device) -> list[Measurement]:
     """Return the cells of bench scaling. Raises UserError."""
     sizes = world_sizes(config.processes, device)
-    threads = config.threads or (max(1, cores() // max(sizes)) if device.type == "cpu" else None)
+    threads = config.threads or (max(1, count_cores() // max(sizes)) if device.type == "cpu" else None)
     of = _Preset(config.preset, config, device.type)
     order, cells = config.order or of.own.optim.order, []
-    for (num, size, width), axes in points(config, sizes, of.width).items():
+    for (num, size, width), axes in list_points(config, sizes, of.width).items():
         # So that all steps are of the same size.
         more: dict[str, Any] = {"width": width, "threads": threads, "drop_last": True}
         cell = of.cell("distgan", config.engine, config.precision, size, order, num, **more)
@@ -156,13 +156,13 @@ def scaling_cells(config: ScalingConfig, device: torch.device) -> list[Measureme
     return cells
 
 
-def points(config: ScalingConfig, sizes: list[int], width: float) -> dict[Point, list[str]]:
+def list_points(config: ScalingConfig, sizes: list[int], width: float) -> dict[Point, list[str]]:
     """Return each point to measure with the axes that it is on. Raises UserError for a batch that is too small."""
     check_batch_size(config.batch_size, max(2, *sizes))
-    found: dict[Point, list[str]] = {}
+    axes_by_point: dict[Point, list[str]] = {}
 
     def add(axis: str, *point: Any) -> None:
-        axes = found.setdefault(Point(*point), [])
+        axes = axes_by_point.setdefault(Point(*point), [])
         if axis not in axes:
             axes.append(axis)
 
@@ -171,14 +171,14 @@ def points(config: ScalingConfig, sizes: list[int], width: float) -> dict[Point,
         add(WEAK, size, size * config.per_rank_batch_size, width)
     for batch_size in sorted(set(config.batch_sizes)):
         add(BATCH_SIZE, 1, batch_size, width)
-    for each in sorted(set(config.widths or [])):
-        add(WIDTH, 1, config.batch_size, each)
-    return found
+    for per_rank_width in sorted(set(config.widths or [])):
+        add(WIDTH, 1, config.batch_size, per_rank_width)
+    return axes_by_point
 
 
 def world_sizes(processes: list[int] | None, device: torch.device) -> list[int]:
     """Return the numbers of processes. Raises UserError for more than there are GPUs, or than fit into memory."""
-    here = count_gpus() if device.type == "cuda" else cores()
+    here = count_gpus() if device.type == "cuda" else count_cores()
     if processes is None:
         return [2**exponent for exponent in range(here.bit_length())]
     sizes = sorted(set(processes))
@@ -223,5 +223,5 @@ def command(cell: Measurement, timing: TimingSettings, trace: Path | None) -> li
     spec = RunSpec(config=training, trace=str(trace) if trace else None, **timing.model_dump())
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cell.world_size)]
     module = f"distgan.benchmark.{'worker' if cell.is_ours else f'peers.{cell.contender}_loop'}"
-    words = [*(torchrun if cell.world_size > 1 else []), "-m", module]
-    return [sys.executable, *words, spec.model_dump_json(exclude_unset=True)]
+    arguments = [*(torchrun if cell.world_size > 1 else []), "-m", module]
+    return [sys.executable, *arguments, spec.model_dump_json(exclude_unset=True)]

@@ -19,13 +19,13 @@ from distgan.benchmark.convergence_results import (
     Test,
     TrialResult,
 )
-from distgan.benchmark.convergence_statistics import LEVEL, compared, more_processes, summarise
+from distgan.benchmark.convergence_statistics import LEVEL, compare_presets, compare_processes, summarise
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.plots import plot_convergence
 from distgan.benchmark.results import FILE, new_folder, say
-from distgan.benchmark.tables import outcome, print_convergence
-from distgan.benchmark.trial import Trial, arms, slots
-from distgan.config.flags import paths_by
+from distgan.benchmark.tables import describe_outcome, print_convergence
+from distgan.benchmark.trial import Trial, assign_gpus, build_arms
+from distgan.config.flags import setting_paths
 from distgan.errors import CommandFailed, Stopped, UserError
 from distgan.evaluation.real_images import class_noun_of
 from distgan.evaluation.targets import check_targets_fit, find_targets, read_targets
@@ -49,17 +49,17 @@ def run(config: ConvergenceConfig) -> None:
     """
     results.check_not_launched(KIND)
     if config.join is not None:
-        join(user_path(config.join, "--join"), config)
+        join_results(user_path(config.join, "--join"), config)
         return
     path = find_targets(config.targets, "--targets")
     targets = read_targets(path)
     protocol = targets.protocol.model_copy(update={"num": config.num} if config.num else {})
     device = device_named(config.device)
-    environments = slots(config, is_cuda=device.type == "cuda")
-    chosen = arms(config, protocol, path, len(environments), is_cuda=device.type == "cuda")
+    environments = assign_gpus(config, is_cuda=device.type == "cuda")
+    chosen = build_arms(config, protocol, path, len(environments), is_cuda=device.type == "cuda")
     check_targets_fit(config.targets, "--targets", class_noun_of(chosen[0].dataset))
-    here = results.facts(device)
-    free = {key for (key,) in paths_by(ConvergenceConfig, "on_resume", "free")}
+    here = results.collect_facts(device)
+    free = {key for (key,) in setting_paths(ConvergenceConfig, "on_resume", "free")}
     identity = Identity.model_validate({
         "settings": config.model_dump(mode="json", exclude=free),
         "targets": FrozenTargets.model_validate(targets.model_dump(exclude={"runs"})),
@@ -69,7 +69,7 @@ def run(config: ConvergenceConfig) -> None:
         "identity": identity, "protocol": protocol, "model": chosen[0].config.model.name,
         "notice": chosen[0].dataset.notice,
     })  # fmt: skip
-    with claimed(config.out) as folder:
+    with lock_output(config.out) as folder:
         before = {cell.id: cell for cell in _cells_before(folder, identity, config.out)}
         seeds = range(config.first_seed, config.first_seed + config.seeds)
         trials = [Trial(arm, seed, folder, targets) for seed in seeds for arm in chosen]
@@ -94,7 +94,7 @@ def run(config: ConvergenceConfig) -> None:
     _check_failures(facts, [trial.cell for trial in trials], lambda cell: folder)
 
 
-def join(folder: Path, config: ConvergenceConfig) -> None:
+def join_results(folder: Path, config: ConvergenceConfig) -> None:
     """Summarise the results in the folders below `folder`, as results.json and convergence.png there, and tables.
 
     Raises UserError if there are none, if they differ in more than seeds and devices, if two contain the same run, or
@@ -113,29 +113,29 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
             f"--join: contains a results.json, which is not overwritten ({folder}). Expected: another folder",
             code="output-exists",
         )
-    found = [results.read(path, ConvergenceResults) for path in paths]
+    parts = [results.read(path, ConvergenceResults) for path in paths]
     # The machines of a cluster may differ: epochs are comparable between them, seconds are not.
-    first, *_ = identities = [each.facts.identity.model_copy(update={"device": None}) for each in found]
+    first, *_ = identities = [part.facts.identity.model_copy(update={"device": None}) for part in parts]
     owners: dict[str, Path] = {}
-    for path, each, own in zip(paths, found, identities, strict=True):
-        if difference := first.difference(own):
+    for path, part, identity in zip(paths, parts, identities, strict=True):
+        if difference := first.difference(identity):
             key, old, new = difference
             raise UserError(
                 f"--join: {key} differs ({new} in {path}, {old} in {paths[0]}). Expected: only seeds differ",
                 code="mismatch",
             )
-        for cell in each.cells:
+        for cell in part.cells:
             if (owner := owners.setdefault(cell.id, path)) != path:
                 raise UserError(
                     f"--join: a run is in two results ({cell.id} in {owner} and {path}). Expected: each run once",
                     code="mismatch",
                 )
-    here = results.facts(device_named(config.device)).model_dump() | {
-        "device": ", ".join(sorted({each.facts.device for each in found})),
+    here = results.collect_facts(device_named(config.device)).model_dump() | {
+        "device": ", ".join(sorted({part.facts.device for part in parts})),
         "joined": [str(path.relative_to(folder)) for path in paths],
     }
-    facts = ConvergenceFacts.model_validate(found[0].facts.model_dump() | here)
-    cells = [cell for each in found for cell in each.cells]
+    facts = ConvergenceFacts.model_validate(parts[0].facts.model_dump() | here)
+    cells = [cell for part in parts for cell in part.cells]
     _conclude(folder, facts, cells)
     _check_failures(facts, cells, lambda cell: owners[cell.id].parent)
 
@@ -144,7 +144,7 @@ def join(folder: Path, config: ConvergenceConfig) -> None:
 
 
 @contextmanager
-def claimed(out: str | None) -> Iterator[Path]:
+def lock_output(out: str | None) -> Iterator[Path]:
     """Lock --out, new or with results to resume, or else bench/convergence-<number>. Raises UserError for any other."""
     folder = new_folder(out, KIND, may_resume=True)
     try:
@@ -161,23 +161,23 @@ def _cells_before(folder: Path, identity: Identity, out: str | None) -> list[Tri
     """Return the runs of an earlier call, [] if there is none. Raises UserError if its settings differ."""
     if not (folder / FILE).exists():
         return []
-    found = results.read(folder, ConvergenceResults)
-    if difference := found.facts.identity.difference(identity):
+    previous = results.read(folder, ConvergenceResults)
+    if difference := previous.facts.identity.difference(identity):
         key, old, new = difference
         raise UserError(
             f"--out: started with another {key} ({out}: {old}, now {new}). Expected: the same, or a new folder",
             code="resume-mismatch",
         )
-    return found.cells
+    return previous.cells
 
 
 def _write(folder: Path, facts: ConvergenceFacts, cells: list[TrialResult]) -> ConvergenceResults:
     """Write results.json, sorted by seed, those of one seed in the order in which they came."""
     cells = sorted(cells, key=lambda cell: cell.seed)
     is_partial = any(cell.outcome == "unfinished" for cell in cells)
-    found = ConvergenceResults(kind="convergence", is_partial=is_partial, facts=facts, cells=cells)
-    found.write(folder / FILE)
-    return found
+    convergence = ConvergenceResults(kind="convergence", is_partial=is_partial, facts=facts, cells=cells)
+    convergence.write(folder / FILE)
+    return convergence
 
 
 def _conclude(folder: Path, facts: ConvergenceFacts, cells: list[TrialResult]) -> None:
@@ -217,7 +217,7 @@ def _run_all(
         with progress:
             for future in as_completed([pool.submit(take, trial) for trial in trials]):
                 trial = future.result()
-                progress.finish(f"{trial.cell.name}: {outcome(trial.cell)}")
+                progress.finish(f"{trial.cell.name}: {describe_outcome(trial.cell)}")
                 write()
     finally:
         halted.set()
@@ -248,9 +248,9 @@ def _tests(arms: list[ArmFacts], cells: list[TrialResult]) -> list[Test]:
     """Return the tests between the two presets on most processes, and of each on 1 process against more."""
     most = max(arm.processes for arm in arms)
     many = [arm for arm in arms if arm.processes == most]
-    tests = compared(cells, many[0].name, many[1].name) if len(many) > 1 else []
+    tests = compare_presets(cells, many[0].name, many[1].name) if len(many) > 1 else []
     for one in [arm for arm in arms if arm not in many]:
-        tests += more_processes(cells, one.name, next(arm.name for arm in many if arm.preset == one.preset))
+        tests += compare_processes(cells, one.name, next(arm.name for arm in many if arm.preset == one.preset))
     return tests
 
 
@@ -263,7 +263,7 @@ def _check_failures(
     if failed:
         cell = failed[0]
         log = folder_of(cell) / "runs" / f"{cell.id}.log"
-        words = f"{cell.name}: {cell.why} (see {log})"
-        lines.append(f"{len(failed)} of {len(cells)} runs crashed; the first, {words}")
+        crash = f"{cell.name}: {cell.why} (see {log})"
+        lines.append(f"{len(failed)} of {len(cells)} runs crashed; the first, {crash}")
     if lines:
         raise CommandFailed("\n".join(lines))

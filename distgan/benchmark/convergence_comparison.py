@@ -12,9 +12,9 @@ from distgan.benchmark.convergence_results import (
     Test,
     TrialResult,
 )
-from distgan.benchmark.convergence_statistics import LEVEL, compared, summarise
+from distgan.benchmark.convergence_statistics import LEVEL, compare_presets, summarise
 from distgan.benchmark.results import differing_facts
-from distgan.benchmark.tables import describe_targets, median_with_interval, print_notes, table, two
+from distgan.benchmark.tables import build_table, describe_targets, fmt2, median_with_interval, print_notes
 from distgan.errors import UserError
 from distgan.utils.terminal import TerminalConsole
 
@@ -28,14 +28,14 @@ def compare_studies(
     without a median in A or B, or that B lacks. Raises UserError for other targets, or studies without a common arm.
     """
     a, b = paths
-    targets, other_targets = (describe_targets(found.facts) for found in (before, after))
+    targets, other_targets = (describe_targets(side.facts) for side in (before, after))
     if targets != other_targets:
         raise UserError(
             f"A, B: different targets ({a}: {targets}; {b}: {other_targets}). Expected: the same targets",
             code="mismatch",
         )
-    old, new = ({arm.name: arm for arm in found.facts.identity.arms} for found in (before, after))
-    finished = [{cell.arm for cell in found.cells if cell.outcome in OVER} for found in (before, after)]
+    old, new = ({arm.name: arm for arm in side.facts.identity.arms} for side in (before, after))
+    finished = [{cell.arm for cell in side.cells if cell.outcome in OVER} for side in (before, after)]
     shared = [name for name in old if name in finished[0] & finished[1]]
     if not shared:
         raise UserError(
@@ -50,7 +50,7 @@ def compare_studies(
         if fail_above is not None and (line := _regression(name, summaries, tests, fail_above)):
             failures.append(line)
     title = "B / A: medians until the targets were met (95%), and log-rank test; NR: not reached"
-    console.print_table(table(title, "preset|until then|A|B|B / A|verdict", rows, left=range(6)))
+    console.print_table(build_table(title, "preset|until then|A|B|B / A|verdict", rows, left=range(6)))
     console.print(targets)
     notes = [f"{name}: {line}" for name in shared for line in _differing_settings(before, old[name], new[name])]
     for side, names in zip("AB", finished, strict=True):
@@ -61,11 +61,11 @@ def compare_studies(
     return failures
 
 
-def _tests(ours: Sequence[TrialResult], theirs: Sequence[TrialResult]) -> dict[str, Test]:
+def _tests(before: Sequence[TrialResult], after: Sequence[TrialResult]) -> dict[str, Test]:
     """Return the tests of one arm's runs of A against those of B, by measure."""
-    sides = {"A": ours, "B": theirs}
+    sides = {"A": before, "B": after}
     cells = [cell.model_copy(update={"arm": side}) for side, cells in sides.items() for cell in cells]
-    return {test.measure: test for test in compared(cells, "A", "B")}
+    return {test.measure: test for test in compare_presets(cells, "A", "B")}
 
 
 def _rows(name: str, summaries: Sequence[Summary], tests: dict[str, Test]) -> list[Sequence[str]]:
@@ -73,19 +73,19 @@ def _rows(name: str, summaries: Sequence[Summary], tests: dict[str, Test]) -> li
     rows: list[Sequence[str]] = [(name, "converged", *converged, "", "")]
     for measure, test in tests.items():
         medians = [median_with_interval(getattr(of, measure)) for of in summaries]
-        ratio = "?" if test.ratio is None else two(test.ratio)
+        ratio = "?" if test.ratio is None else fmt2(test.ratio)
         rows.append(("", MEASURES[measure], *medians, ratio, test.words))
     return rows
 
 
 def _regression(name: str, summaries: Sequence[Summary], tests: dict[str, Test], limit: float) -> str:
     test = tests["epochs"]
-    ours, theirs = (of.epochs.median if of.epochs else None for of in summaries)
+    before, after = (of.epochs.median if of.epochs else None for of in summaries)
     # Without a median of A there is no ratio, and the test alone decides.
-    is_slower = test.later == "B" if ours is None else theirs is None or theirs > limit * ours
+    is_slower = test.later == "B" if before is None else after is None or after > limit * before
     if not is_slower or test.p is None or test.p >= LEVEL:
         return ""
-    ratio = f"its median is not reached in {'A' if ours is None else 'B'}, and B needs more epochs"
+    ratio = f"its median is not reached in {'A' if before is None else 'B'}, and B needs more epochs"
     ratio = ratio if test.ratio is None else f"{test.ratio:.3f} times the epochs"
     return f"{name}: {ratio} (p = {test.p:.2g}). Expected: at most {limit:g}"
 
@@ -95,6 +95,6 @@ def _differing_settings(before: ConvergenceResults, old: ArmFacts, new: ArmFacts
     identity = before.facts.identity
     one, other = (identity.model_copy(update={"arms": [arm]}) for arm in (old, new))
     if difference := one.difference(other):
-        key, ours, theirs = difference
-        return [f"{key.removeprefix('arms.0.')} differs: A {ours}, B {theirs}"]
+        key, old_value, new_value = difference
+        return [f"{key.removeprefix('arms.0.')} differs: A {old_value}, B {new_value}"]
     return []

@@ -6,10 +6,10 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PlainSeriali
 
 from distgan.benchmark.measurement import Engine, Facts, Record
 from distgan.benchmark.results import Results
-from distgan.config.fields import shown
+from distgan.config.fields import fmt_default
 from distgan.config.model_config import ModelName
 from distgan.evaluation.schema import Estimate
-from distgan.evaluation.targets import CganTargets, Evaluation, Protocol, Target, VanillaTargets, targets_of
+from distgan.evaluation.targets import CganTargets, Evaluation, Protocol, Target, VanillaTargets, list_targets
 
 # The measures of a run, and the name of each after "fewer".
 MEASURES = {
@@ -21,12 +21,12 @@ MEASURES = {
 OVER = ("converged", "not converged", "diverged")
 
 
-def _fields(each: Any) -> Any:
+def _known_fields(value: Any) -> Any:
     """Drop unknown keys: older benches have `seen_s` as well."""
-    return {key: each[key] for key in Evaluation._fields if key in each} if isinstance(each, dict) else each
+    return {key: value[key] for key in Evaluation._fields if key in value} if isinstance(value, dict) else value
 
 
-Judged = Annotated[Evaluation, BeforeValidator(_fields), PlainSerializer(lambda each: each._asdict())]
+Judged = Annotated[Evaluation, BeforeValidator(_known_fields), PlainSerializer(lambda evaluation: evaluation._asdict())]
 
 
 class Strict(Record):
@@ -44,10 +44,10 @@ class Clocks(Strict):
     cold_s: float | None = None
 
     @classmethod
-    def at(cls, found: list[Evaluation], index: int, *, is_resumed: bool) -> "Clocks":
+    def at(cls, evaluations: list[Evaluation], index: int, *, is_resumed: bool) -> "Clocks":
         """Return the clocks at evaluation `index`. `cold_s` is None for a resumed run: its first start is not known."""
-        at = found[index]
-        with_evals_s = at.elapsed_s + sum(each.eval_s for each in found if each.step <= at.step)
+        at = evaluations[index]
+        with_evals_s = at.elapsed_s + sum(evaluation.eval_s for evaluation in evaluations if evaluation.step <= at.step)
         cold_s = None if is_resumed else at.since_start_s
         return cls(epochs=at.epoch, train_s=at.elapsed_s, mlperf_s=with_evals_s, cold_s=cold_s)
 
@@ -71,7 +71,7 @@ class TrialResult(Clocks):
 
     @model_validator(mode="after")
     def _converged_at_an_evaluation(self) -> "TrialResult":
-        if self.outcome == "converged" and self.epochs not in [each.epoch for each in self.evaluations]:
+        if self.outcome == "converged" and self.epochs not in [evaluation.epoch for evaluation in self.evaluations]:
             raise ValueError("epochs is not the epoch of an evaluation")
         return self
 
@@ -153,16 +153,16 @@ class Identity(Strict):
 
     def difference(self, other: "Identity") -> tuple[str, str, str] | None:
         """Return the first key that differs, as a flag or dotted keys, and both values; None if equal."""
-        if not (found := _difference(self.model_dump(), other.model_dump(), ())):
+        if not (first_difference := _difference(self.model_dump(), other.model_dump(), ())):
             return None
-        path, old, new = found
+        path, old, new = first_difference
         is_flag = path[:1] == ("settings",)
-        return f"--{path[-1].replace('_', '-')}" if is_flag else ".".join(path), shown(old), shown(new)
+        return f"--{path[-1].replace('_', '-')}" if is_flag else ".".join(path), fmt_default(old), fmt_default(new)
 
 
 def _difference(old: Any, new: Any, path: tuple[str, ...]) -> tuple[tuple[str, ...], Any, Any] | None:
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        old, new = (dict(enumerate(each)) for each in (old, new))
+        old, new = (dict(enumerate(side)) for side in (old, new))
     if not isinstance(old, dict) or not isinstance(new, dict):
         return None if old == new else (path, old, new)
     differences = (_difference(old.get(key), new.get(key), (*path, str(key))) for key in {**new, **old})
@@ -186,7 +186,7 @@ class ConvergenceFacts(Facts):
     def wanted(self) -> list[Target]:
         """Return the targets that the runs had to meet."""
         of = self.identity.targets
-        return targets_of(of.cgan if self.model == "cgan" else of.vanilla)
+        return list_targets(of.cgan if self.model == "cgan" else of.vanilla)
 
 
 class ConvergenceResults(Results):

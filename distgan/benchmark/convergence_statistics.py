@@ -36,7 +36,7 @@ class Times(NamedTuple):
         return len(self.reached) + len(self.censored)
 
 
-def times(cells: Cells, measure: str) -> Times | None:
+def run_times(cells: Cells, measure: str) -> Times | None:
     """Return the times of the runs that are over, None if there are none. Runs whose time is not known are left out."""
     reached, censored = list[float](), list[float]()
     for cell in cells:
@@ -61,21 +61,21 @@ def summarise(cells: Cells) -> Summary:
     """Return how many runs of an arm converged, with an interval by Wilson 1927, and each measure of them."""
     over = [cell for cell in cells if cell.outcome in OVER]
     num = sum(cell.outcome == "converged" for cell in over)
-    known = {measure: summarise_times(found) for measure in MEASURES if (found := times(cells, measure)) is not None}
+    known = {measure: summarise_times(sample) for measure in MEASURES if (sample := run_times(cells, measure))}
     return Summary(num=len(over), converged=num, rate=estimate_proportion(num, len(over)), **known)
 
 
-def summarise_times(found: Times) -> TimesSummary:
+def summarise_times(sample: Times) -> TimesSummary:
     """Return the median with its 95 % interval `low` to `high`, and the smallest and largest time.
 
     The median is the first time at which half of the runs have converged. Its interval is that of Brookmeyer and
     Crowley 1982, of the interval of the survival function. None is beyond the last run.
     """
-    curve = survival_of(found)
-    median, low, high = (_first(curve.times, each) for each in (curve.share, curve.low, curve.high))
-    longest = None if found.censored else max(found.reached)
+    curve = estimate_survival(sample)
+    median, low, high = (_median_time(curve.times, values) for values in (curve.share, curve.low, curve.high))
+    longest = None if sample.censored else max(sample.reached)
     return TimesSummary(
-        median=median, low=low, high=high, min=min(found.reached, default=None), max=longest, num=found.num
+        median=median, low=low, high=high, min=min(sample.reached, default=None), max=longest, num=sample.num
     )
 
 
@@ -88,9 +88,9 @@ class Survival(NamedTuple):
     high: np.ndarray
 
 
-def survival_of(found: Times) -> Survival:
+def estimate_survival(sample: Times) -> Survival:
     """Return the estimate of Kaplan and Meier 1958, with its log-log interval."""
-    survival = stats.ecdf(found.data).sf
+    survival = stats.ecdf(sample.data).sf
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         interval = survival.confidence_interval(method="log-log")
@@ -100,7 +100,7 @@ def survival_of(found: Times) -> Survival:
     return Survival(survival.quantiles, survival.probabilities, low, high)
 
 
-def _first(times: np.ndarray, survival: np.ndarray) -> float | None:
+def _median_time(times: np.ndarray, survival: np.ndarray) -> float | None:
     """Return the first time at which at most half have not converged."""
     reached = times[survival <= 0.5]
     return float(reached[0]) if len(reached) and reached[0] < NEVER else None
@@ -113,10 +113,10 @@ def p_value(a: Times, b: Times, alternative: Literal["two-sided", "less"]) -> fl
     """
     if min(a.num, b.num) < 2:
         return None
-    runs = [(time, is_censored) for side in (a, b) for is_censored, found in enumerate(side) for time in found]
+    runs = [(time, is_censored) for side in (a, b) for is_censored, durations in enumerate(side) for time in durations]
 
-    def statistic(ours: np.ndarray, theirs: np.ndarray) -> float:
-        sides = (np.array([runs[index] for index in side]).T for side in (ours, theirs))
+    def statistic(side_a: np.ndarray, side_b: np.ndarray) -> float:
+        sides = (np.array([runs[index] for index in side]).T for side in (side_a, side_b))
         return _logrank(*(stats.CensoredData.right_censored(*side) for side in sides))
 
     samples = np.arange(a.num), np.arange(a.num, len(runs))
@@ -133,43 +133,43 @@ def _logrank(a: stats.CensoredData, b: stats.CensoredData) -> float:
         return float(np.nan_to_num(stats.logrank(a, b).statistic, nan=0.0))
 
 
-def compared(cells: Cells, a: str, b: str) -> list[Test]:
+def compare_presets(cells: Cells, a: str, b: str) -> list[Test]:
     """Compare two presets by each measure, in numbers and words."""
     tests = []
-    for measure, words in MEASURES.items():
-        if (found := _test(cells, a, b, measure, "two-sided")) is None:
+    for measure, quantity in MEASURES.items():
+        if (result := _test(cells, a, b, measure, "two-sided")) is None:
             continue
-        ours, theirs, test = found
+        times_a, times_b, test = result
         # An earlier time is a greater hazard, and a greater statistic.
-        fewer, more = (a, b) if _logrank(ours.data, theirs.data) > 0 else (b, a)
+        fewer, more = (a, b) if _logrank(times_a.data, times_b.data) > 0 else (b, a)
         test.later = more
-        test.words = _words(f"{fewer} needs fewer {words} than {more}", "no significant difference", test.p)
+        test.words = _verdict(f"{fewer} needs fewer {quantity} than {more}", "no significant difference", test.p)
         tests.append(test)
     return tests
 
 
-def more_processes(cells: Cells, one: str, many: str) -> list[Test]:
+def compare_processes(cells: Cells, one: str, many: str) -> list[Test]:
     """Test if a preset needs more epochs on `many` processes than on `one`; nothing without runs of both."""
-    if (found := _test(cells, one, many, "epochs", "less")) is None:
+    if (result := _test(cells, one, many, "epochs", "less")) is None:
         return []
     none = f"{many}: no significant increase in epochs over 1 process"
-    found[-1].words = _words(f"{many} needs more epochs than on 1", none, found[-1].p)
-    return [found[-1]]
+    result[-1].words = _verdict(f"{many} needs more epochs than on 1", none, result[-1].p)
+    return [result[-1]]
 
 
 def _test(
     cells: Cells, a: str, b: str, measure: str, alternative: Literal["two-sided", "less"]
 ) -> tuple[Times, Times, Test] | None:
     """Return the times of both arms and their test, with the ratio of medians B / A; None without runs of both."""
-    ours, theirs = (times([cell for cell in cells if cell.arm == name], measure) for name in (a, b))
-    if ours is None or theirs is None:
+    side_a, side_b = (run_times([cell for cell in cells if cell.arm == name], measure) for name in (a, b))
+    if side_a is None or side_b is None:
         return None
-    p, (mine, other) = p_value(ours, theirs, alternative), (summarise_times(each).median for each in (ours, theirs))
+    p, (mine, other) = p_value(side_a, side_b, alternative), (summarise_times(side).median for side in (side_a, side_b))
     ratio = other / mine if mine and other is not None else None
-    return ours, theirs, Test(measure=measure, a=a, b=b, alternative=alternative, p=p, ratio=ratio, words="")
+    return side_a, side_b, Test(measure=measure, a=a, b=b, alternative=alternative, p=p, ratio=ratio, words="")
 
 
-def _words(difference: str, none: str, p: float | None) -> str:
+def _verdict(difference: str, none: str, p: float | None) -> str:
     if p is None:
         return "not tested (fewer than 2 runs)"
     return f"{difference if p < LEVEL else none} (p = {p:.2g})"

@@ -12,11 +12,11 @@ def upgrade(content: Table) -> Table:
     """Return the content of a results.json of format 1 in the current format. Missing keys stay missing."""
     content = with_current_names(content)
     if content["kind"] == "throughput":
-        return content | {"cells": [_of_throughput(cell) for cell in content["cells"]]}
+        return content | {"cells": [_convert_throughput(cell) for cell in content["cells"]]}
     if content["kind"] == "scaling":
         settings = content["facts"]["config"]
         facts, cells = content["facts"] | {"settings": settings}, content["cells"]
-        return content | {"facts": facts, "cells": [_of_scaling(cell, settings) for cell in cells]}
+        return content | {"facts": facts, "cells": [_convert_scaling(cell, settings) for cell in cells]}
     if content["kind"] == "convergence":  # other statistics: they are recomputed
         return content | {"facts": content["facts"] | {"summary": {}, "tests": []}}
     return content
@@ -24,13 +24,13 @@ def upgrade(content: Table) -> Table:
 
 def _with_current_id(cell: Table) -> Table:
     """Return a cell whose id has the current names of precisions, orders and families."""
-    words = cell["id"].split("/")
-    words[2], words[4] = PRECISIONS.current(words[2]), ORDERS.current(words[4])
-    words[5:] = map(FAMILIES.current, words[5:])
-    return cell | {"id": "/".join(words)}
+    parts = cell["id"].split("/")
+    parts[2], parts[4] = PRECISIONS.current(parts[2]), ORDERS.current(parts[4])
+    parts[5:] = map(FAMILIES.current, parts[5:])
+    return cell | {"id": "/".join(parts)}
 
 
-def _of_throughput(cell: Table) -> Table:
+def _convert_throughput(cell: Table) -> Table:
     cell = _with_current_id(cell)
     runs = [
         run | {"number": number, "warmup_s": run["warmup"]["seconds"] if "warmup" in run else None}
@@ -41,20 +41,20 @@ def _of_throughput(cell: Table) -> Table:
     return cell | known | {"runs": runs, "step_s": None}
 
 
-def _of_scaling(cell: Table, settings: Table) -> Table:
+def _convert_scaling(cell: Table, settings: Table) -> Table:
     runs = []
     for run in cell["runs"]:
         steps = run["steps"]
         repeat = {"steps": steps, "images": round(run["images_per_step"] * steps)}
-        repeats = [repeat | {"seconds": each * steps} for each in run["step_s"]]
+        repeats = [repeat | {"seconds": seconds * steps} for seconds in run["step_s"]]
         runs.append(run | {"number": run["round"], "repeats": repeats, "messages_bytes": run["messages"]})
     of = {key: settings[key] for key in ("model", "engine", "precision", "order", "family", "data")}
     size, num, width, flops = (cell[key] for key in ("batch_size", "world_size", "width", "flops_per_step"))
-    words = [of["model"], of["engine"], of["precision"], str(size), of["order"]]
-    words += [f"width {width:g}"] * (width != 1) + [of["data"]] * (of["data"] != "mnist")
+    parts = [of["model"], of["engine"], of["precision"], str(size), of["order"]]
+    parts += [f"width {width:g}"] * (width != 1) + [of["data"]] * (of["data"] != "mnist")
     status = "error" if cell["error"] else "ok" if runs else "waits"
     return of | {
-        "id": "/".join([*words, *([f"{num} processes"] * (num > 1))]),
+        "id": "/".join([*parts, *([f"{num} processes"] * (num > 1))]),
         "preset": settings.get("preset", of["model"]),
         **{key: cell[key] for key in ("world_size", "batch_size", "width", "axes")},
         "training": cell["config"],

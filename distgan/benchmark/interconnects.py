@@ -78,20 +78,20 @@ def check_nodes(name: str, nodes: int) -> None:
         )
 
 
-def nccl(name: str) -> AllReduce:
+def nccl_model(name: str) -> AllReduce:
     """Return NCCL's estimate for an interconnect."""
     fabric = FABRICS[name]
 
     def all_reduce(size: int, nodes: int, per_node: int) -> float:
         if nodes * per_node == 1:
             return 0.0
-        ways = _ways(fabric, nodes, per_node)
+        ways = _algorithm_costs(fabric, nodes, per_node)
         return min(latency + size / 1e3 / bandwidth for latency, bandwidth in ways) / 1e6
 
     return all_reduce
 
 
-def _ways(fabric: Fabric, nodes: int, per_node: int) -> Iterator[tuple[float, float]]:
+def _algorithm_costs(fabric: Fabric, nodes: int, per_node: int) -> Iterator[tuple[float, float]]:
     """Yield latency (microseconds) and bandwidth (GB/s of the message) of each algorithm and protocol."""
     size = nodes * per_node
     steps = 2 * (size - 1)
@@ -117,7 +117,7 @@ def _ways(fabric: Fabric, nodes: int, per_node: int) -> Iterator[tuple[float, fl
         yield _NVLS + 2 * int(log2(nodes)) * _NVLS_NET, (bus if nodes <= 2 else bus / 2) * 5 / 6
 
 
-def measured_ring(world_size: int, tiny_s: float, size: int, seconds: float, fabric: str) -> AllReduce:
+def ring_model(world_size: int, tiny_s: float, size: int, seconds: float, fabric: str) -> AllReduce:
     """Return the model of gloo's ring: 2 (W - 1) hops, and 2 (W - 1) / W of the bytes, as measured on one CPU.
 
     `tiny_s` and `seconds`: an all-reduce of one number and of `size` bytes over `world_size` processes. Between nodes
@@ -126,7 +126,7 @@ def measured_ring(world_size: int, tiny_s: float, size: int, seconds: float, fab
     hop_s = tiny_s / (2 * (world_size - 1))
     # A large one can't be faster than a small one but by chance.
     gbs = 2 * (world_size - 1) / world_size * size / max(seconds - tiny_s, seconds / 100) / 1e9
-    own = FABRICS[fabric]
+    nominal = FABRICS[fabric]
 
     def all_reduce(size: int, nodes: int, per_node: int) -> float:
         total = nodes * per_node
@@ -136,7 +136,7 @@ def measured_ring(world_size: int, tiny_s: float, size: int, seconds: float, fab
         network_s = 0.0
         if nodes > 1:
             network_s = 2 * nodes * _NET.ring[_LL] / 1e6
-            bandwidth = min(gbs, own.per_node_gbs or own.per_gpu_gbs * per_node)
+            bandwidth = min(gbs, nominal.per_node_gbs or nominal.per_gpu_gbs * per_node)
         return steps * hop_s + network_s + steps / total * size / (bandwidth * 1e9)
 
     return all_reduce

@@ -141,7 +141,7 @@ class TimedRun(Open):
 
     @property
     def step_s(self) -> list[float]:
-        return [each.seconds / each.steps for each in self.repeats]
+        return [repeat.seconds / repeat.steps for repeat in self.repeats]
 
 
 class Measurement(Record):
@@ -169,7 +169,7 @@ class Measurement(Record):
     status: Literal["waits", "ok", "error", "gate failed"] = "waits"
     why: str | None = None
     runs: list[TimedRun] = []
-    # Set by ratios.derive.
+    # Set by ratios.summarise_cells.
     step_s: Spread | None = None
     epoch_s: Spread | None = None
     host_epoch_s: Spread | None = None
@@ -198,15 +198,15 @@ class Measurement(Record):
     @property
     def fingerprints(self) -> list[str]:
         """Return the fingerprints of the images that were trained on, as recorded by the workers."""
-        found = (run.data.get("fingerprint") for run in self.runs if isinstance(run.data, dict))
-        return list(dict.fromkeys(str(each) for each in found if each))
+        fingerprints = (run.data.get("fingerprint") for run in self.runs if isinstance(run.data, dict))
+        return list(dict.fromkeys(str(fingerprint) for fingerprint in fingerprints if fingerprint))
 
     @property
     def notices(self) -> list[str]:
         """Return the warnings about engines that ran in place of the requested one, or that differ between rounds."""
-        found = [fallback_notice(run.engine.model_dump()) for run in self.runs if run.engine]
-        found += [f"its rounds ran several engines: {', '.join(self.engines)}"] if len(self.engines) > 1 else []
-        return list(dict.fromkeys(filter(None, found)))
+        notices = [fallback_notice(run.engine.model_dump()) for run in self.runs if run.engine]
+        notices += [f"its rounds ran several engines: {', '.join(self.engines)}"] if len(self.engines) > 1 else []
+        return list(dict.fromkeys(filter(None, notices)))
 
     @property
     def flops_per_step(self) -> float | None:

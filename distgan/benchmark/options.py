@@ -62,7 +62,7 @@ class SpeedConfig(Section):
     threads: int | None = _count(None, "CPU threads of each process; unset: as distgan train", 1024)
     seed: int = seed_setting()
     timeout: Real = setting(1800.0, "time limit of a measurement, in seconds", gt=0, le=86_400)
-    out: str | None = setting(None, "a new folder; unset: bench/<command>-<number>", min_length=1)
+    out: str | None = setting(None, "a new folder; unset: bench/<command>-<number>", metavar="DIR")
 
 
 class Matrix(Section):
@@ -71,6 +71,7 @@ class Matrix(Section):
     presets: Presets = _axis(
         list(MODELS), "presets by their names, or TOML files; may be repeated", "preset", "model", "models",
         allowed="one or more names of presets, or TOML files", may_be_repeated=True,
+        metavar="PRESET|FILE,...",
     )  # fmt: skip
     engines: Engines = _axis(["auto"], "engines to measure; a fallback is reported", "engine", "engines")
     precisions: Precisions | None = _axis(
@@ -98,7 +99,9 @@ class ThroughputConfig(SpeedConfig, Matrix):  # whose flags come first
 class Points(Section):
     """A preset on numbers of processes, and as its work grows."""
 
-    preset: str = setting("vanilla", "a preset by its name, or a TOML file", min_length=1, old_flags=("model",))
+    preset: str = setting(
+        "vanilla", "a preset by its name, or a TOML file", old_flags=("model",), metavar="PRESET|FILE"
+    )
     order: OrderName | None = setting(None, "as of distgan train; unset: the preset's")
     precision: PrecisionName = setting("fp32", "{names}")
     engine: EngineName = setting("auto", "engine of the training steps")
@@ -158,7 +161,7 @@ class PlanConfig(Section):
     overlap: Real = setting(
         0.0, "microseconds of each network's all-reduce that overlap with its backward pass", ge=0, le=1e6
     )
-    out: str | None = setting(None, "a new folder; unset: bench/plan-<number>", min_length=1)
+    out: str | None = setting(None, "a new folder; unset: bench/plan-<number>", metavar="DIR")
 
 
 # Of the seeds of torch's generators.
@@ -168,24 +171,24 @@ _SEEDS = 2**31
 class ConvergenceConfig(Section):
     """Settings of `distgan bench convergence`."""
 
-    preset: str | None = setting(None, "a preset by its name, or a TOML file", min_length=1)
-    against: str | None = setting(None, "a second preset, trained alternately and compared", min_length=1)
+    preset: str | None = setting(None, "a preset by its name, or a TOML file", metavar="PRESET|FILE")
+    against: str | None = setting(None, "a second preset, trained alternately and compared", metavar="PRESET|FILE")
     seeds: int = free(10, "runs of each preset, with consecutive seeds", ge=1, le=1000)
     first_seed: int = free(0, "the first of the seeds", ge=0, lt=_SEEDS - 1000)
     processes: int = _count(
         1, "processes of each run; above 1 it also runs on 1, and a test checks if more need more epochs", 1024
     )
     jobs: int | None = _count(None, "concurrent runs; unset: as many as fit on the GPUs, 1 on a CPU", 1024)
-    epochs: int | None = _count(None, "most epochs of a run; unset: the preset's")
+    epochs: int | None = _count(None, "maximum epochs of a run; unset: the preset's")
     # The targets themselves are compared, not the name of their file.
-    targets: str = free("mnist", "mnist: the frozen ones; or a TOML file of targets", min_length=1)
+    targets: str = free("mnist", "mnist: those of distgan; or a TOML file of targets", metavar="NAME|FILE")
     num: int | None = _count(None, "images per evaluation; unset: as the targets require", least=65)
     out: str | None = free(
-        None, "a new folder, or that of a bench to resume; unset: bench/convergence-<number>", min_length=1
+        None, "a new folder, or that of a bench to resume; unset: bench/convergence-<number>", metavar="DIR"
     )
     join: str | None = free(
         None, "train nothing; summarise the results in the subfolders of this folder",
-        min_length=1,
+        metavar="DIR",
     )  # fmt: skip
     data: DataNameOrPath | None = setting(
         None,
@@ -193,7 +196,7 @@ class ConvergenceConfig(Section):
         is_passed_on=True,
     )
     data_dir: str | None = setting(
-        None, "folder of the data; unset: the preset's, $DISTGAN_DATA, then ./data", min_length=1, is_passed_on=True
+        None, "folder of the data; unset: the preset's, $DISTGAN_DATA, then ./data", is_passed_on=True, metavar="DIR"
     )
     device: Device = device_setting(is_passed_on=True)
     precision: PrecisionName | None = setting(None, "{names}; unset: the preset's", is_passed_on=True)

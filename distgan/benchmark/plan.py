@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import nnls
 
 from distgan.benchmark import results
-from distgan.benchmark.interconnects import FABRICS, AllReduce, check_nodes, measured_ring, nccl
+from distgan.benchmark.interconnects import FABRICS, AllReduce, check_nodes, nccl_model, ring_model
 from distgan.benchmark.measurement import Facts, Measurement
 from distgan.benchmark.options import PlanConfig
 from distgan.benchmark.plots import plot_plan
@@ -49,26 +49,26 @@ def run(where: Path, config: PlanConfig) -> None:
     # At the width of strong and weak scaling, not at those of growing work.
     width = next((cell.width for cell in measured.cells if {STRONG, WEAK} & set(cell.axes)), None)
     cells = [cell for cell in measured.cells if cell.measured and cell.width == width]
-    points = one_process(cells, where)
+    points = single_process_times(cells, where)
     model = fit(points)
     try:
         all_reduce, source = _all_reduce(measured.facts, cells, config)
-        held_out = leave_one_out(points) + larger_worlds(model, measured.facts, cells, config.overlap / 1e6)
-        predicted = predictions(model, points, cells, all_reduce, measured.facts, config)
+        held_out = leave_one_out(points) + predict_larger_worlds(model, measured.facts, cells, config.overlap / 1e6)
+        predicted = predict_scaling(model, points, cells, all_reduce, measured.facts, config)
     except (KeyError, ValueError) as error:  # of a kind of message, or a setting
         raise UserError(
-            f"{where}: damaged, or not written by distgan bench scaling ({error!r})", code="damaged-file"
+            f"{where}: damaged ({error!r}). Expected: a results.json of distgan bench scaling", code="damaged-file"
         ) from error
     folder = results.new_folder(config.out, "plan")
     known = {"formula": FORMULA, "a_s": model.a_s, "b_s_per_image": model.b_s, "points": points, "all_reduce": source}
     about = {"settings": config.model_dump(mode="json"), "model": cells[0].model, "measured": measured.facts}
-    facts = results.facts(torch.device("cpu"), **known | about).model_dump()
-    found = PlanResults(kind="plan", facts=PlanFacts.model_validate(facts), cells=[*held_out, *predicted])
-    found.write(folder / results.FILE)
-    results.publish(found, folder, print_plan, plot_plan)
+    facts = results.collect_facts(torch.device("cpu"), **known | about).model_dump()
+    plan = PlanResults(kind="plan", facts=PlanFacts.model_validate(facts), cells=[*held_out, *predicted])
+    plan.write(folder / results.FILE)
+    results.publish(plan, folder, print_plan, plot_plan)
 
 
-def one_process(cells: Sequence[Measurement], where: Path) -> dict[int, float]:
+def single_process_times(cells: Sequence[Measurement], where: Path) -> dict[int, float]:
     """Return median seconds per step by batch size. Raises UserError if there are too few to fit and hold one out."""
     alone = sorted((cell for cell in cells if cell.world_size == 1), key=lambda cell: cell.batch_size)
     points = {cell.batch_size: cell.step_s.median for cell in alone if cell.step_s}
@@ -104,12 +104,12 @@ def leave_one_out(points: dict[int, float]) -> list[HeldOut]:
     ]
 
 
-def larger_worlds(model: Model, facts: Facts, cells: Sequence[Measurement], overlap_s: float) -> list[HeldOut]:
+def predict_larger_worlds(model: Model, facts: Facts, cells: Sequence[Measurement], overlap_s: float) -> list[HeldOut]:
     """Predict the steps of several processes, which the fit excludes, with all-reduces as measured in isolation.
 
     Cells with more threads than cores are left out: the model does not cover shared cores.
     """
-    found = []
+    rows = []
     for cell in sorted(cells, key=lambda cell: (cell.world_size, cell.batch_size)):
         size, is_cpu = cell.world_size, facts.device_type == "cpu"
         if size == 1 or not cell.step_s or (is_cpu and size * (facts.threads or 1) > (facts.cores or 1)):
@@ -117,8 +117,8 @@ def larger_worlds(model: Model, facts: Facts, cells: Sequence[Measurement], over
         alone = {kind: seconds.median for kind, (seconds, _) in all_reduces(cells, size).items()}
         predicted_s = _step_s(model, ceil(cell.batch_size / size), alone, overlap_s)
         name = "fitted on 1 process, all-reduce measured alone"
-        found.append(_held_out(name, size, cell.batch_size, predicted_s, cell.step_s.median))
-    return found
+        rows.append(_held_out(name, size, cell.batch_size, predicted_s, cell.step_s.median))
+    return rows
 
 
 def _step_s(model: Model, batch_size: float, all_reduce_s: dict[str, float], overlap_s: float) -> float:
@@ -130,7 +130,7 @@ def _all_reduce(facts: Facts, cells: Sequence[Measurement], config: PlanConfig) 
     """Return the model of an all-reduce, and the source of its constants in words."""
     source = FABRICS[config.fabric].source
     if facts.device_type != "cpu":
-        return nccl(config.fabric), f"NCCL's cost model (src/graph/tuning.cc); {source}"
+        return nccl_model(config.fabric), f"NCCL's cost model (src/graph/tuning.cc); {source}"
     if config.fabric in ("nvlink", "pcie"):
         raise UserError(
             f"--fabric: connects GPUs, but the results are of a CPU ({config.fabric}). Expected: ib, ethernet",
@@ -143,13 +143,13 @@ def _all_reduce(facts: Facts, cells: Sequence[Measurement], config: PlanConfig) 
             "scaling --processes 1,2",
             code="wrong-results",
         )
-    found = all_reduces(cells, max(worlds))
-    (tiny, _), (seconds, size) = found["tiny"], found["generator"]
-    ring = measured_ring(max(worlds), tiny.median, size, seconds.median, config.fabric)
+    measured = all_reduces(cells, max(worlds))
+    (tiny, _), (seconds, size) = measured["tiny"], measured["generator"]
+    ring = ring_model(max(worlds), tiny.median, size, seconds.median, config.fabric)
     return ring, f"a ring of gloo's as measured over {max(worlds)} processes of one CPU; {source}"
 
 
-def predictions(
+def predict_scaling(
     model: Model, points: dict[int, float], cells: Sequence[Measurement], all_reduce: AllReduce, measured: Facts,
     config: PlanConfig,
 ) -> list[Predicted]:  # fmt: skip
@@ -157,10 +157,10 @@ def predictions(
     (messages, *_), settings = [run.messages_bytes for cell in cells for run in cell.measured], measured.settings
     strong = config.batch_size or int(str(settings["batch_size"]))
     weak = config.per_rank_batch_size or int(str(settings["per_rank_batch_size"]))
-    found: list[Predicted] = []
+    rows: list[Predicted] = []
     for mode in MODES:
         first = None
-        for nodes, per_node in ladder(config.nodes, config.gpus_per_node):
+        for nodes, per_node in list_world_shapes(config.nodes, config.gpus_per_node):
             size = nodes * per_node
             total = weak * size if mode == "weak" else strong
             if total < size:  # some ranks would have no images
@@ -169,20 +169,20 @@ def predictions(
                 kind: sum(all_reduce(num, nodes, per_node) for num in messages[kind])
                 for kind in ("generator", "discriminator", "batch_norm")
             }
-            own = ceil(total / size)
-            seconds = _step_s(model, own, alone, config.overlap / 1e6)
+            per_rank = ceil(total / size)
+            seconds = _step_s(model, per_rank, alone, config.overlap / 1e6)
             rate = total / seconds
             first = first or rate
-            found.append(Predicted(
-                mode=mode, nodes=nodes, per_node=per_node, world_size=size, batch_size=total, per_rank_batch_size=own,
-                predicted_step_s=seconds, predicted_images_per_s=rate, predicted_all_reduce_s=alone,
-                predicted_s_per_epoch=cells[0].epoch_images / rate, predicted_efficiency=rate / (size * first),
-                is_extrapolated=not min(points) <= own <= max(points),
+            rows.append(Predicted(
+                mode=mode, nodes=nodes, per_node=per_node, world_size=size, batch_size=total,
+                per_rank_batch_size=per_rank, predicted_step_s=seconds, predicted_images_per_s=rate,
+                predicted_all_reduce_s=alone, predicted_s_per_epoch=cells[0].epoch_images / rate,
+                predicted_efficiency=rate / (size * first), is_extrapolated=not min(points) <= per_rank <= max(points),
             ))  # fmt: skip
-    return found
+    return rows
 
 
-def ladder(nodes: int, per_node: int) -> list[tuple[int, int]]:
+def list_world_shapes(nodes: int, per_node: int) -> list[tuple[int, int]]:
     """Return (nodes, GPUs per node): doubling within a node, then the nodes, up to the requested numbers."""
     within = [(1, num) for num in _doubling(per_node)]
     return within + [(num, per_node) for num in _doubling(nodes)[1:]]

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from distgan.benchmark.convergence_results import ConvergenceFacts, ConvergenceResults, TrialResult
-from distgan.benchmark.convergence_statistics import NEVER, Times, survival_of, times
+from distgan.benchmark.convergence_statistics import NEVER, Times, estimate_survival, run_times
 from distgan.benchmark.measurement import Measurement, Spread
-from distgan.benchmark.ratios import AXES, STRONG, WEAK, of_axis
+from distgan.benchmark.ratios import AXES, STRONG, WEAK, cells_on_axis
 from distgan.benchmark.results import HeldOut, PlanFacts, PlanResults, Predicted, SpeedResults
-from distgan.benchmark.tables import TITLES, common_settings, describe_targets, name_of, short, title_of
+from distgan.benchmark.tables import TITLES, cell_name, common_settings, describe_targets, fmt, title_of
 from distgan.evaluation.targets import Evaluation, Target
 from distgan.utils.figures import figure_text, new_figure, save_png
 
@@ -22,25 +22,25 @@ _COLOURS = {"distgan": "#1f5f8b", "pytorch": "#c4773a", "accelerate": "#d9a441"}
 _PARTIAL = "PARTIAL: it was interrupted\n"
 
 
-def plot_speeds(found: SpeedResults, path: Path) -> None:
+def plot_speeds(speeds: SpeedResults, path: Path) -> None:
     """Plot seconds per epoch, or for bench scaling a panel per axis. Writes no file if nothing was measured."""
-    partial_words = _PARTIAL * found.is_partial
-    if found.kind == "throughput":
-        models = [[cell for cell in found.cells if cell.model == model and cell.status != "waits"]
-                  for model in dict.fromkeys(cell.model for cell in found.cells)]  # fmt: skip
+    partial_words = _PARTIAL * speeds.is_partial
+    if speeds.kind == "throughput":
+        models = [[cell for cell in speeds.cells if cell.model == model and cell.status != "waits"]
+                  for model in dict.fromkeys(cell.model for cell in speeds.cells)]  # fmt: skip
         if models := [cells for cells in models if any(cell.measured for cell in cells)]:
-            title = f"{partial_words}{found.facts.device}\n{common_settings(found.cells)}"
-            panels: list[Draw] = [partial(_draw_epochs, cells=cells, among=found.cells) for cells in models]
+            title = f"{partial_words}{speeds.facts.device}\n{common_settings(speeds.cells)}"
+            panels: list[Draw] = [partial(_draw_epochs, cells=cells, among=speeds.cells) for cells in models]
             save_panels(path, panels, title, heights=[0.38 * len(cells) + 0.6 for cells in models], width=9)
         return
-    chains = {axis: of_axis(found.cells, axis) for axis in AXES}
+    chains = {axis: cells_on_axis(speeds.cells, axis) for axis in AXES}
     if panels := [
         partial(_draw_scaling if axis in (STRONG, WEAK) else _draw_growth, chain=chain, axis=axis)
         for axis, chain in chains.items()
         if len(chain) > 1
     ]:
-        note = (found.facts.note or "").replace("; ", "\n")
-        title = f"{found.cells[0].model} ({common_settings(found.cells)}), measured on {found.facts.device}"
+        note = (speeds.facts.note or "").replace("; ", "\n")
+        title = f"{speeds.cells[0].model} ({common_settings(speeds.cells)}), measured on {speeds.facts.device}"
         save_panels(path, panels, f"{partial_words}{title}\n{note}; bars: p5 to p95")
 
 
@@ -73,9 +73,9 @@ def _draw_epochs(axes: Any, cells: Sequence[Measurement], among: Sequence[Measur
             continue
         axes.barh(place, of.median, height=0.62, color=_COLOURS[cell.contender], xerr=_whiskers([of]), capsize=3)
         images_per_s = cell.images_per_s.median if cell.images_per_s else None
-        text = ", ".join([f"{short(of.median)} s, {short(images_per_s)} images/s", *cell.engines])
+        text = ", ".join([f"{fmt(of.median)} s, {fmt(images_per_s)} images/s", *cell.engines])
         axes.text(of.p95 + 0.015 * longest, place, text, va="center", fontsize=9, color="#222222")
-    axes.set_yticks(range(len(cells)), [figure_text(name_of(cell, among)) for cell in cells], fontsize=9)
+    axes.set_yticks(range(len(cells)), [figure_text(cell_name(cell, among)) for cell in cells], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.42 * longest)
     axes.grid(visible=False, axis="y")
@@ -84,12 +84,12 @@ def _draw_epochs(axes: Any, cells: Sequence[Measurement], among: Sequence[Measur
 
 def _whiskers(spreads: Sequence[Spread]) -> list[list[float]]:
     """Return the distances from the medians down to p5, and up to p95."""
-    return [[each.median - each.p5 for each in spreads], [each.p95 - each.median for each in spreads]]
+    return [[spread.median - spread.p5 for spread in spreads], [spread.p95 - spread.median for spread in spreads]]
 
 
-def _draw_spreads(axes: Any, places: list[float], found: list[Spread]) -> None:
-    middle = [each.median for each in found]
-    axes.errorbar(places, middle, yerr=_whiskers(found), marker="o", markersize=4, capsize=3, label="measured")
+def _draw_spreads(axes: Any, places: list[float], spreads: list[Spread]) -> None:
+    middle = [spread.median for spread in spreads]
+    axes.errorbar(places, middle, yerr=_whiskers(spreads), marker="o", markersize=4, capsize=3, label="measured")
 
 
 def _draw_scaling(axes: Any, chain: list[Measurement], axis: str) -> None:
@@ -119,23 +119,20 @@ def _draw_growth(axes: Any, chain: list[Measurement], axis: str) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
 
 
-# -- bench plan --
-
-
-def plot_plan(found: PlanResults, path: Path) -> None:
+def plot_plan(plan: PlanResults, path: Path) -> None:
     """Plot predicted rates and efficiencies, the fit, and the held-out errors."""
     panels: list[Draw] = [
-        partial(draw_predicted, found=found, key="predicted_images_per_s", label="images/s, predicted"),
-        partial(draw_predicted, found=found, key="predicted_efficiency", label="efficiency, predicted"),
-        partial(_draw_fit, facts=found.facts),
-        partial(_draw_errors, rows=[row for row in found.cells if isinstance(row, HeldOut)]),
+        partial(draw_predicted, plan=plan, key="predicted_images_per_s", label="images/s, predicted"),
+        partial(draw_predicted, plan=plan, key="predicted_efficiency", label="efficiency, predicted"),
+        partial(_draw_fit, facts=plan.facts),
+        partial(_draw_errors, rows=[row for row in plan.cells if isinstance(row, HeldOut)]),
     ]
-    save_panels(path, panels, title_of(found))
+    save_panels(path, panels, title_of(plan))
 
 
-def draw_predicted(axes: Any, found: PlanResults, key: str, label: str) -> None:
+def draw_predicted(axes: Any, plan: PlanResults, key: str, label: str) -> None:
     """Draw field `key` of the predictions against the number of ranks."""
-    predicted = [row for row in found.cells if isinstance(row, Predicted)]
+    predicted = [row for row in plan.cells if isinstance(row, Predicted)]
     for mode, color in (("weak", "tab:blue"), ("strong", "tab:orange")):
         rows = [row for row in predicted if row.mode == mode]
         places, values = [row.world_size for row in rows], [getattr(row, key) for row in rows]
@@ -156,7 +153,7 @@ def draw_predicted(axes: Any, found: PlanResults, key: str, label: str) -> None:
 
 def _draw_fit(axes: Any, facts: PlanFacts) -> None:
     points = facts.points
-    axes.plot(list(points), [1e3 * each for each in points.values()], "o", label="measured, 1 process")
+    axes.plot(list(points), [1e3 * seconds for seconds in points.values()], "o", label="measured, 1 process")
     line = [1e3 * (facts.a_s + facts.b_s_per_image * size) for size in points]
     axes.plot(list(points), line, "--", color="gray", label="fit: a + b B")
     axes.set(title="the fit, on 1 process", xlabel="batch size", ylabel="ms per step")
@@ -171,22 +168,20 @@ def _draw_errors(axes: Any, rows: Sequence[HeldOut]) -> None:
     axes.set(title="held out: signed error", xlabel="processes x images each", ylabel="error, %")
 
 
-# -- bench convergence: the share of converged runs and each metric that has a target, against epochs and seconds --
-
 _ARM_COLOURS = ("#1f5f8b", "#c4573a", "#5b8c3e", "#8a5fa8")
 Clock = Callable[[Evaluation], float]
 _CLOCKS: dict[str, tuple[str, Clock]] = {
-    "epochs": ("epochs", lambda each: each.epoch),
-    "train_s": ("seconds of training", lambda each: each.elapsed_s),
+    "epochs": ("epochs", lambda result: result.epoch),
+    "train_s": ("seconds of training", lambda result: result.elapsed_s),
 }
 
 
-def plot_convergence(found: ConvergenceResults, path: Path) -> None:
+def plot_convergence(convergence: ConvergenceResults, path: Path) -> None:
     """Plot the share of converged runs, and each metric that has a target, against each clock.
 
     Writes no file if no run has an evaluation.
     """
-    facts, runs = found.facts, [cell for cell in found.cells if cell.evaluations]
+    facts, runs = convergence.facts, [cell for cell in convergence.cells if cell.evaluations]
     if not runs:
         return
     rows: dict[str, list[Target]] = {}
@@ -200,17 +195,17 @@ def plot_convergence(found: ConvergenceResults, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     for axes, measure in zip(panels[0], _CLOCKS, strict=True):
         for arm, colour in colours.items():
-            _draw_share(axes, times([cell for cell in found.cells if cell.arm == arm], measure), colour)
+            _draw_share(axes, run_times([cell for cell in convergence.cells if cell.arm == arm], measure), colour)
         axes.set_ylim(-0.04, 1.04)
     panels[0, 0].set_ylabel("share of runs\nthat have converged")
     for row, (about, targets) in zip(panels[1:], rows.items(), strict=True):
         for axes, (_, clock) in zip(row, _CLOCKS.values(), strict=True):
             for target in targets:
                 for arm, colour in colours.items():
-                    _draw(axes, [run for run in runs if run.arm == arm], target, clock, colour)
+                    _draw_runs(axes, [run for run in runs if run.arm == arm], target, clock, colour)
                 axes.axhline(target.limit, linestyle="--", linewidth=1, color="#222222", zorder=1)
         row[0].set_ylabel(about)
-        _scale(row[0], targets, runs)
+        _set_y_scale(row[0], targets, runs)
     for axes, (label, _) in zip(panels[-1], _CLOCKS.values(), strict=True):
         axes.set_xlabel(label)
         axes.set_xlim(left=0)
@@ -222,19 +217,19 @@ def plot_convergence(found: ConvergenceResults, path: Path) -> None:
     save_png(figure, path)
 
 
-def _draw_share(axes: Any, found: Times | None, colour: str) -> None:
+def _draw_share(axes: Any, sample: Times | None, colour: str) -> None:
     """Draw the share of runs that have converged, by Kaplan and Meier, with its 95 % interval."""
-    if found is None:
+    if sample is None:
         return
-    curve = survival_of(found)
+    curve = estimate_survival(sample)
     is_seen = curve.times < NEVER
     ends = [0, *curve.times[is_seen]]
-    share, low, high = ([0, *1 - each[is_seen]] for each in (curve.share, curve.high, curve.low))
+    share, low, high = ([0, *1 - values[is_seen]] for values in (curve.share, curve.high, curve.low))
     axes.step(ends, share, where="post", color=colour, linewidth=2)
     axes.fill_between(ends, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
 
 
-def over_runs(curves: Sequence[tuple[list[float], list[float]]]) -> tuple[np.ndarray, np.ndarray]:
+def percentiles_over_runs(curves: Sequence[tuple[list[float], list[float]]]) -> tuple[np.ndarray, np.ndarray]:
     """Return times (P,), and the 10th, 50th and 90th percentile of the curves there, (3, P), once all have begun.
 
     A run that has ended counts with its last value: otherwise the remaining runs would bias the percentiles.
@@ -244,33 +239,33 @@ def over_runs(curves: Sequence[tuple[list[float], list[float]]]) -> tuple[np.nda
     return grid, np.percentile([np.interp(grid, *curve) for curve in curves], (10, 50, 90), axis=0)
 
 
-def _curve(run: TrialResult, target: Target, clock: Clock) -> tuple[list[float], list[float]]:
-    known = [(clock(each), value) for each in run.evaluations if (value := target.of(each)) is not None]
+def _evaluation_curve(run: TrialResult, target: Target, clock: Clock) -> tuple[list[float], list[float]]:
+    known = [(clock(result), value) for result in run.evaluations if (value := target.of(result)) is not None]
     return [time for time, _ in known], [value for _, value in known]
 
 
-def _draw(axes: Any, runs: Sequence[TrialResult], target: Target, clock: Clock, colour: str) -> None:
+def _draw_runs(axes: Any, runs: Sequence[TrialResult], target: Target, clock: Clock, colour: str) -> None:
     """Draw a thin line for each run, marked where it converged or ended, and median and percentiles of all runs."""
     curves = []
     for run in runs:
-        moments, numbers = curve = _curve(run, target, clock)
+        moments, numbers = curve = _evaluation_curve(run, target, clock)
         if not numbers:
             continue
         curves.append(curve)
         axes.plot(moments, numbers, color=colour, linewidth=0.8, alpha=0.35)
         if run.outcome == "converged":
-            at = next(clock(each) for each in run.evaluations if each.epoch == run.epochs)
+            at = next(clock(result) for result in run.evaluations if result.epoch == run.epochs)
             number = numbers[moments.index(at)]
             axes.plot(at, number, "o", color=colour, markersize=5, markeredgecolor="white", zorder=5)
         else:
             axes.plot(moments[-1], numbers[-1], "x", color=colour, markersize=6, zorder=5)
     if len(curves) > 1:
-        grid, (low, middle, high) = over_runs(curves)
+        grid, (low, middle, high) = percentiles_over_runs(curves)
         axes.plot(grid, middle, color=colour, linewidth=2)
         axes.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _scale(axes: Any, targets: list[Target], runs: Sequence[TrialResult]) -> None:
+def _set_y_scale(axes: Any, targets: list[Target], runs: Sequence[TrialResult]) -> None:
     """Set the y axis: log for a distance; for shares, limits around the targets instead of the full range."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -281,7 +276,10 @@ def _scale(axes: Any, targets: list[Target], runs: Sequence[TrialResult]) -> Non
         axes.yaxis.set_minor_formatter(NullFormatter())
         return
     series = [
-        numbers for run in runs for target in targets if (numbers := _curve(run, target, lambda each: each.epoch)[1])
+        numbers
+        for run in runs
+        for target in targets
+        if (numbers := _evaluation_curve(run, target, lambda result: result.epoch)[1])
     ]
     limits = [target.limit for target in targets]
     room = 6 * min(1 - max(limits), min(limits)) if len(targets) == 1 else 2 * (max(limits) - min(limits))
@@ -301,9 +299,9 @@ def _legend(facts: ConvergenceFacts, colours: dict[str, str]) -> list[Any]:
     for arm, colour in colours.items():
         of = facts.summary[arm]
         middle = of.epochs.median if of.epochs else None
-        median = f", median {short(middle)} epochs" if middle is not None else ""
-        words = f"{arm}: {of.converged} of {of.num} runs converged{median}"
-        handles.append(Line2D([], [], color=colour, linewidth=2, label=figure_text(words)))
+        median = f", median {fmt(middle)} epochs" if middle is not None else ""
+        label = f"{arm}: {of.converged} of {of.num} runs converged{median}"
+        handles.append(Line2D([], [], color=colour, linewidth=2, label=figure_text(label)))
     grey = "#666666"
     return [
         *handles,

@@ -15,7 +15,7 @@ from pydantic import model_validator
 
 from distgan.benchmark.format_1 import upgrade
 from distgan.benchmark.measurement import Facts, Measurement, Record
-from distgan.benchmark.ratios import derive
+from distgan.benchmark.ratios import summarise_cells
 from distgan.config.registry import ENGINES, PRECISIONS, Registry, names_on_cpu
 from distgan.distributed.env import is_launched
 from distgan.errors import UserError, WriteErrorPolicy, print_line
@@ -23,7 +23,7 @@ from distgan.runs.run_dir import LOCKS
 from distgan.utils.child_process import tool_output
 from distgan.utils.files import check_format, is_ignorable, not_writable, parse_model, read_json, write_atomic
 from distgan.utils.hardware import cpu_name
-from distgan.utils.operating_system import cores
+from distgan.utils.operating_system import count_cores
 from distgan.utils.paths import user_path
 from distgan.utils.provenance import describe_environment
 
@@ -32,6 +32,7 @@ KINDS = ("throughput", "scaling", "plan", "convergence")
 FILE = "results.json"
 
 _MAX_BYTES = 2**26
+_RULE = "a results.json of distgan bench"
 _STATED = ("device", "python", "versions", "threads", "cuda", "cudnn")
 _SMI = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit")
 
@@ -63,7 +64,7 @@ class SpeedResults(Results):
         ids = [cell.id for cell in self.cells]
         if twice := next((key for key in ids if ids.count(key) > 1), None):
             raise ValueError(f"duplicate cell id {twice}")
-        derive(self.cells, self.facts.roofline)
+        summarise_cells(self.cells, self.facts.roofline)
         return self
 
 
@@ -142,15 +143,15 @@ def read(path: Path, *models: type[R], kind: str | None = None) -> R:
             content = upgrade(content) | {"format": FORMAT}
         except (KeyError, TypeError, IndexError, AttributeError, ValueError, ZeroDivisionError) as error:
             reason = f"not of format 1 ({type(error).__name__}: {error})"
-            raise UserError(f"{path}: is damaged: {reason}", code="damaged-file") from error
-    return parse_model(by_kind[content["kind"]], content, f"{path}: is damaged")
+            raise UserError(f"{path}: is damaged: {reason}. Expected: {_RULE}", code="damaged-file") from error
+    return parse_model(by_kind[content["kind"]], content, f"{path}: is damaged", rule=_RULE)
 
 
 def differing_facts(before: Results, after: Results) -> list[str]:
     """Return what differs between machines and libraries of the two results, and so may explain a ratio."""
     lines = [f"{side} is partial (interrupted)" for side, of in (("A", before), ("B", after)) if of.is_partial]
     for key in _STATED:
-        a, b = (getattr(found.facts, key, None) for found in (before, after))
+        a, b = (getattr(side.facts, key, None) for side in (before, after))
         lines += [f"{key} differs: A {a}, B {b}"] if a != b else []
     return lines
 
@@ -174,26 +175,26 @@ def new_folder(out: str | None, kind: str, *, may_resume: bool = False) -> Path:
     return folder
 
 
-def facts(device: torch.device, **more: object) -> Facts:
+def collect_facts(device: torch.device, **more: object) -> Facts:
     """Return the environment of a benchmark: command, versions, revision, device, cores, load, clocks. Never fails."""
     is_cuda = device.type == "cuda"
     name = Path(sys.argv[0]).name
-    words = ["python", "-m", "distgan"] if name == "__main__.py" else [name]
+    program = ["python", "-m", "distgan"] if name == "__main__.py" else [name]
     here = describe_environment() | {
-        "command": shlex.join([*words, *sys.argv[1:]]),
+        "command": shlex.join([*program, *sys.argv[1:]]),
         "device": torch.cuda.get_device_name(device) if is_cuda else cpu_name(),
         "device_type": device.type,
-        "cores": cores(),
+        "cores": count_cores(),
         "threads": torch.get_num_threads(),
         "load": psutil.getloadavg()[0],
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "gpus": gpus() if is_cuda else [],
+        "gpus": list_gpus() if is_cuda else [],
     }
     return Facts.model_validate(here | more)
 
 
-def gpus() -> list[dict[str, str]]:
+def list_gpus() -> list[dict[str, str]]:
     """Return name, driver, clocks (MHz) and power limit (W) of each GPU by nvidia-smi; [] without it."""
     output = tool_output("nvidia-smi", f"--query-gpu={','.join(_SMI)}", "--format=csv,noheader,nounits") or ""
     return [dict(zip(_SMI, (part.strip() for part in line.split(",")), strict=False)) for line in output.splitlines()]
@@ -204,14 +205,14 @@ def say(text: str) -> None:
     print_line(text, error=True)
 
 
-def publish(found: R, folder: Path, show: Callable[[R], None], draw: Callable[[R, Path], None]) -> None:
+def publish(results: R, folder: Path, show: Callable[[R], None], draw: Callable[[R, Path], None]) -> None:
     """Print the tables and save the plot. An error of the plot is a warning: results.json is complete without it."""
-    show(found)
-    picture, policy = folder / f"{found.kind}.png", WriteErrorPolicy(stops=False)
-    policy.warn_on_error(lambda: draw(found, picture), f"{picture} is")
+    show(results)
+    picture, policy = folder / f"{results.kind}.png", WriteErrorPolicy(stops=False)
+    policy.warn_on_error(lambda: draw(results, picture), f"{picture} is")
     for warning in policy.warnings():
         say(f"warning: {warning}")
-    predicted = "predicted results: " * (found.kind == "plan")
+    predicted = "predicted results: " * (results.kind == "plan")
     print_line(predicted + ", ".join(map(str, [folder / FILE, *([picture] if picture.exists() else [])])))
 
 

@@ -19,7 +19,7 @@ from distgan.benchmark.flops import FORMULA
 from distgan.benchmark.measurement import Measurement, Roofline, Spread, TimedRun, TimingSettings
 from distgan.benchmark.options import ScalingConfig, SpeedConfig, ThroughputConfig
 from distgan.benchmark.plots import plot_speeds
-from distgan.benchmark.ratios import derive
+from distgan.benchmark.ratios import summarise_cells
 from distgan.benchmark.results import SpeedResults, say
 from distgan.benchmark.tables import print_speeds
 from distgan.config.schema import Config
@@ -28,10 +28,10 @@ from distgan.utils.child_process import ChildFailed, build_child_env, run_json
 from distgan.utils.devices import device_named
 from distgan.utils.files import parse_model
 from distgan.utils.hardware import count_gpus
-from distgan.utils.operating_system import cores
+from distgan.utils.operating_system import count_cores
 from distgan.utils.parts_progress import PartsProgress
 from distgan.utils.paths import user_path
-from distgan.utils.text import counted
+from distgan.utils.text import pluralize
 
 # For the reader of results.json.
 NOTES = {
@@ -74,9 +74,9 @@ def scaling(config: ScalingConfig) -> None:
     threads, most = Config.model_validate(cells[0].training).run.threads, max(cell.world_size for cell in cells)
     note = f"a GPU for each process, of {count_gpus()} here"
     if device.type == "cpu":
-        each = f"{counted(threads or 1, 'CPU thread')} a process"
-        note = f"{each}, on {cores()} cores, which share caches and memory"
-        note += "; more threads than cores, so the ideal is out of reach" * (most * (threads or 1) > cores())
+        per_process = f"{pluralize(threads or 1, 'CPU thread')} a process"
+        note = f"{per_process}, on {count_cores()} cores, which share caches and memory"
+        note += "; more threads than cores, so the ideal is out of reach" * (most * (threads or 1) > count_cores())
     note += "; ratios are over rounds, times over all repeats, and the slowest process counts"
     _measure("scaling", config, cells, device, threads=threads, note=note)
 
@@ -95,51 +95,51 @@ def _measure(kind: str, config: SpeedConfig, cells: list[Measurement], device: t
     settings = {"settings": config.model_dump(), "pace": timing.model_dump(), "flop_formula": FORMULA, "notes": NOTES}
     path = folder / results.FILE
     try:
-        facts = results.facts(device, **settings | more)
-        if (load := psutil.getloadavg()[0]) > 0.2 * cores():
-            say(f"note: other programs use {load:.1f} of {cores()} cores, which affects the measurements")
+        facts = results.collect_facts(device, **settings | more)
+        if (load := psutil.getloadavg()[0]) > 0.2 * count_cores():
+            say(f"note: other programs use {load:.1f} of {count_cores()} cores, which affects the measurements")
         if has_roofline:
             facts.roofline = _roofline(config, device)
-        found = SpeedResults.model_validate({"kind": kind, "is_partial": True, "facts": facts, "cells": cells})
+        speeds = SpeedResults.model_validate({"kind": kind, "is_partial": True, "facts": facts, "cells": cells})
         with PartsProgress(config.rounds * len(cells), "measurements") as progress:
-            for number, cell in product(range(config.rounds), found.cells):
+            for number, cell in product(range(config.rounds), speeds.cells):
                 message = "skipped"
                 if cell.status in ("waits", "ok"):
                     trace = folder / f"trace-{cell.id.replace('/', '-')}.json" if config.profile else None
                     message = _measure_cell(cell, number, command(cell, timing, trace), config)
-                    derive(found.cells, facts.roofline)
-                    found.write(path)
+                    summarise_cells(speeds.cells, facts.roofline)
+                    speeds.write(path)
                 progress.finish(f"round {number + 1}/{config.rounds}, {cell.id}: {message}")
-        found.is_partial = False
-        found.write(path)
+        speeds.is_partial = False
+        speeds.write(path)
     finally:  # after a Ctrl-C too
         if path.exists():
-            results.publish(found, folder, print_speeds, plot_speeds)
+            results.publish(speeds, folder, print_speeds, plot_speeds)
         elif is_new:
             with suppress(OSError):  # not empty: a trace
                 folder.rmdir()
-    if failed := [cell for cell in found.cells if cell.status != "ok"]:
+    if failed := [cell for cell in speeds.cells if cell.status != "ok"]:
         names = ", ".join(cell.id for cell in failed)
         raise CommandFailed(f"{len(failed)} of {len(cells)} cells failed: {names}; the first: {failed[0].why}")
 
 
-def _measure_cell(cell: Measurement, number: int, words: list[str], config: SpeedConfig) -> str:
+def _measure_cell(cell: Measurement, number: int, command: list[str], config: SpeedConfig) -> str:
     """Measure a cell in round `number`, add the result or the error to it, and return that in words."""
     try:
-        found = parse_model(TimedRun, _outcome(words, config, cell.world_size), "a worker")
+        timed_run = parse_model(TimedRun, _outcome(command, config, cell.world_size), "a worker")
     except ChildFailed as error:
         cell.status, cell.why = "error", str(error)
         return f"error: {error}"
-    found.number, found.command = number, shlex.join(["python", *words[1:]])
-    cell.runs.append(found)
-    if found.gate and not found.gate.passed:  # a plain loop has none: it is its own measure
-        cell.status, cell.why = "gate failed", found.gate.words
+    timed_run.number, timed_run.command = number, shlex.join(["python", *command[1:]])
+    cell.runs.append(timed_run)
+    if timed_run.gate and not timed_run.gate.passed:  # a plain loop has none: it is its own measure
+        cell.status, cell.why = "gate failed", timed_run.gate.words
         for run in cell.runs:
             run.repeats, run.warmup_s, run.peak_memory_gib = [], None, None
             run.kernels_per_step = run.operators_per_step = None
         return f"{cell.status}: {cell.why}"
     cell.status = "ok"
-    last = Spread.of(1e3 * each for each in found.step_s)
+    last = Spread.of(1e3 * seconds for seconds in timed_run.step_s)
     return f"{last.median:,.2f} ms per step ({last.p5:,.2f} to {last.p95:,.2f})"
 
 
@@ -147,13 +147,13 @@ def _roofline(config: SpeedConfig, device: torch.device) -> Roofline:
     say("roofline: measuring the peak of a matmul and a copy")
     peaks = {"run": {"device": device.type, "threads": config.threads}}
     try:
-        found = _outcome([sys.executable, "-m", "distgan.benchmark.roofline", json.dumps(peaks)], config, 1)
+        outcome = _outcome([sys.executable, "-m", "distgan.benchmark.roofline", json.dumps(peaks)], config, 1)
     except ChildFailed as error:
         raise CommandFailed(f"roofline: {error}") from None
-    return parse_model(Roofline, found, "roofline")
+    return parse_model(Roofline, outcome, "roofline")
 
 
-def _outcome(words: list[str], config: SpeedConfig, world_size: int) -> dict[str, Any]:
+def _outcome(command: list[str], config: SpeedConfig, world_size: int) -> dict[str, Any]:
     """Run a command, and return the last line of its output, parsed as JSON. Raises ChildFailed."""
     environment = build_child_env()
     if config.device == "cpu":
@@ -161,4 +161,4 @@ def _outcome(words: list[str], config: SpeedConfig, world_size: int) -> dict[str
     if config.threads or world_size > 1:
         # torchrun would set it, and warn; a training sets its own threads.
         environment["OMP_NUM_THREADS"] = str(config.threads or 1)
-    return run_json(words, timeout_s=config.timeout, env=environment)
+    return run_json(command, timeout_s=config.timeout, env=environment)

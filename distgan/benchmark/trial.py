@@ -18,20 +18,20 @@ from distgan.benchmark.convergence_results import ArmFacts, Clocks, TrialResult
 from distgan.benchmark.exit_with_parent import GRACE_S
 from distgan.benchmark.options import ConvergenceConfig
 from distgan.benchmark.results import check_runs_here
-from distgan.config.flags import paths_by
-from distgan.config.presets import preset_words, training_of
+from distgan.config.flags import setting_paths
+from distgan.config.presets import parse_training, preset_words
 from distgan.config.schema import Config, DataConfig
 from distgan.data.base import Dataset, load_dataset
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.errors import FAILED, UserError
 from distgan.evaluation.real_images import load_real_images
-from distgan.evaluation.targets import EarlyStop, Protocol, Targets, judged_lines
+from distgan.evaluation.targets import EarlyStop, Protocol, Targets, evaluation_lines
 from distgan.models.user_networks import load_networks, with_own_loss
 from distgan.runs.run_dir import lock, read_status
 from distgan.utils.child_process import kill_tree, summarise_error
 from distgan.utils.files import read_environment
 from distgan.utils.hardware import count_gpus
-from distgan.utils.operating_system import STOP_SIGNALS, cores
+from distgan.utils.operating_system import STOP_SIGNALS, count_cores
 
 # The module to run by `python -m`, and its command; tests replace it.
 TRAINING = ("distgan", "train")
@@ -89,44 +89,46 @@ class Arm(NamedTuple):
         })  # fmt: skip
 
 
-def slots(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
+def assign_gpus(config: ConvergenceConfig, *, is_cuda: bool) -> list[dict[str, str]]:
     """Return the environment of each concurrent run: its GPUs. Raises UserError."""
     if not is_cuda:
         return [{} for _ in range(config.jobs or 1)]
-    each, visible, num = config.processes, os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus()
+    per_run, visible, num = config.processes, os.environ.get("CUDA_VISIBLE_DEVICES"), count_gpus()
     # As CUDA_VISIBLE_DEVICES has them, which may leave this process only some.
     gpus = visible.split(",")[:num] if visible else [str(index) for index in range(num)]
-    if not (most := len(gpus) // each):
+    if not (most := len(gpus) // per_run):
         raise UserError(
-            f"--processes: more than the GPUs of this machine ({each}). Expected: at most {len(gpus)}",
+            f"--processes: more than the GPUs of this machine ({per_run}). Expected: at most {len(gpus)}",
             code="unavailable",
         )
     if config.jobs and config.jobs > most:
         raise UserError(
-            f"--jobs: too many for {len(gpus)} GPUs with {each} per run ({config.jobs}). Expected: at most {most}",
+            f"--jobs: too many for {len(gpus)} GPUs with {per_run} per run ({config.jobs}). Expected: at most {most}",
             code="unavailable",
         )
-    dealt = (gpus[slot * each : (slot + 1) * each] for slot in range(config.jobs or most))
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(own)} for own in dealt]
+    dealt = (gpus[slot * per_run : (slot + 1) * per_run] for slot in range(config.jobs or most))
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(slot_gpus)} for slot_gpus in dealt]
 
 
-def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs: int, *, is_cuda: bool) -> list[Arm]:
+def build_arms(
+    config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs: int, *, is_cuda: bool
+) -> list[Arm]:
     """Build an arm for each preset and number of processes. Raises UserError if they can't be run or compared."""
     if config.preset is None:
         raise UserError("--preset: missing. Expected: --preset NAME, or --preset FILE.toml", code="missing-value")
     load = cache(_load)
 
     def build(flag: str, preset: str, processes: int) -> Arm:
-        words = preset_words(flag, preset)
-        for (key,) in paths_by(ConvergenceConfig, "is_passed_on", True):
+        flags = preset_words(flag, preset)
+        for (key,) in setting_paths(ConvergenceConfig, "is_passed_on", True):
             if (value := getattr(config, key)) is not None:
-                words += [f"--{key.replace('_', '-')}", value]
+                flags += [f"--{key.replace('_', '-')}", value]
         threads = config.threads
         if threads is None and num_jobs > 1 and not is_cuda:
-            threads = max(1, cores() // (num_jobs * processes))
-        words += ["--threads", str(threads)] if threads else []
-        words += ["--processes", str(processes), "--tracker", "none"]
-        training, name = _training_of(words)
+            threads = max(1, count_cores() // (num_jobs * processes))
+        flags += ["--threads", str(threads)] if threads else []
+        flags += ["--processes", str(processes), "--tracker", "none"]
+        training, name = _training_of(flags)
         precision = training.run.precision
         precisions = [] if precision in (None, "auto") else [str(precision)]
         check_runs_here([training.run.engine], precisions, is_cuda=is_cuda)
@@ -136,17 +138,17 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
         # Counted in steps: where they don't divide an epoch evenly, an evaluation comes a step early, and its epoch
         # shows it.
         every = max(1, steps // protocol.evaluations_per_epoch)
-        words += ["--eval-every", "0", "--eval-every-steps", str(every), "--eval-num", str(protocol.num)]
-        words += ["--stop-at", str(targets)]
-        words += [] if config.epochs is None else _cap(config.epochs, training, steps)
-        return Arm(name, processes, words, _training_of(words)[0], dataset, size, steps)
+        flags += ["--eval-every", "0", "--eval-every-steps", str(every), "--eval-num", str(protocol.num)]
+        flags += ["--stop-at", str(targets)]
+        flags += [] if config.epochs is None else _epoch_limit_flags(config.epochs, training, steps)
+        return Arm(name, processes, flags, _training_of(flags)[0], dataset, size, steps)
 
     numbers = dict.fromkeys((config.processes, 1))
-    own = [build("--preset", config.preset, num) for num in numbers]
+    base = [build("--preset", config.preset, num) for num in numbers]
     if config.against is None:
-        return own
+        return base
     others = [build("--against", config.against, num) for num in numbers]
-    (model, data), (other_model, other_data) = ((a.config.model.name, a.dataset.name) for a in (own[0], others[0]))
+    (model, data), (other_model, other_data) = ((a.config.model.name, a.dataset.name) for a in (base[0], others[0]))
     for what, one, other in (("model", model, other_model), ("data", data, other_data)):
         if one != other:
             raise UserError(
@@ -154,18 +156,18 @@ def arms(config: ConvergenceConfig, protocol: Protocol, targets: Path, num_jobs:
                 code="conflicting-settings",
             )
     # Among all of them: a file may have the name that another has on more processes.
-    taken = {name for arm in own for name in (arm.id, arm.name)}
+    taken = {name for arm in base for name in (arm.id, arm.name)}
     if any(taken & {arm.id, arm.name} for arm in others):
         raise UserError(
             f"--against: has the same name as --preset {config.preset} ({config.against}). Expected: another name",
             code="conflicting-settings",
         )
-    return own + others
+    return base + others
 
 
-def _training_of(words: list[str]) -> tuple[Config, str]:
+def _training_of(flags: list[str]) -> tuple[Config, str]:
     """Return the config for flags of `distgan train`, with its networks' hash and loss, and the preset's name."""
-    training, name = training_of(words)
+    training, name = parse_training(flags)
     return with_own_loss(load_networks(training)), name
 
 
@@ -176,15 +178,15 @@ def _load(config: DataConfig) -> Dataset:
     return dataset
 
 
-def _cap(epochs: int, training: Config, steps_per_epoch: int) -> list[str]:
+def _epoch_limit_flags(epochs: int, training: Config, steps_per_epoch: int) -> list[str]:
     """Return the flags that limit a run to `epochs` with the same learning rates. Raises UserError if they can't."""
-    own = training.run.epochs
-    if epochs <= own:
+    scheduled = training.run.epochs
+    if epochs <= scheduled:
         cap = epochs * steps_per_epoch
         return ["--max-steps", str(min(cap, training.run.max_steps or cap))]
     if training.optim.lr_schedule != "constant":
         raise UserError(
-            f"--epochs: longer than the preset's learning rate schedule ({epochs}). Expected: at most {own}",
+            f"--epochs: longer than the preset's learning rate schedule ({epochs}). Expected: at most {scheduled}",
             code="conflicting-settings",
         )
     return ["--epochs", str(epochs)]
@@ -256,8 +258,8 @@ class Trial:
             process.stdin.close()
         if code is not None:
             why = summarise_error(code, self.log.read_bytes())
-        if code and not is_terminated and (own := _stopped(code, self.folder)):
-            self.stopped = own
+        if code and not is_terminated and (stopped := _stop_exit_code(code, self.folder)):
+            self.stopped = stopped
             halted.set()
         if code == 0 or not halted.is_set():
             self._conclude(code, why)
@@ -275,37 +277,37 @@ class Trial:
         return f"{where}, {progress.describe()}"
 
     def _early_stop(self) -> EarlyStop:
-        found = EarlyStop(self.targets, is_conditional=self.arm.config.model.is_conditional)
-        found.add(*judged_lines(self.folder / "metrics.jsonl"))
-        return found
+        early_stop = EarlyStop(self.targets, is_conditional=self.arm.config.model.is_conditional)
+        early_stop.add(*evaluation_lines(self.folder / "metrics.jsonl"))
+        return early_stop
 
     def _conclude(self, code: int | None, why: str) -> None:
         progress = self._early_stop()
-        found, (reached, not_reached, targets) = progress.evaluations, progress.detected
+        evaluations, (reached, not_reached, targets) = progress.evaluations, progress.detected
         outcome = "error"
         if reached is not None:
             outcome, why = "converged", ""
-        elif code == 0 and not found:
+        elif code == 0 and not evaluations:
             why = f"no evaluation in {self.folder / 'metrics.jsonl'} of a finished run"
         elif code == 0:
             outcome, why = "not converged", not_reached
         elif code == FAILED and _NON_FINITE.search(why):
             outcome, why = "diverged", why.partition(";")[0]
-        last, facts = found[-1] if found else None, read_environment(self.folder)
-        clocks = Clocks() if reached is None else Clocks.at(found, reached, is_resumed=self._is_resumed)
-        end = last if reached is None else found[reached]
+        last, facts = evaluations[-1] if evaluations else None, read_environment(self.folder)
+        clocks = Clocks() if reached is None else Clocks.at(evaluations, reached, is_resumed=self._is_resumed)
+        end = last if reached is None else evaluations[reached]
         # A new object, as another thread may be writing the old one to results.json.
         self.cell = TrialResult.model_validate({
             **self.cell.model_dump(include={"id", "arm", "seed", "command"}), **clocks.model_dump(),
             # What `auto` selected in this run.
             **{key: facts.get(key) for key in ("engine", "precision")},
-            "outcome": outcome, "why": why, "targets": targets, "resumed": self._is_resumed, "evaluations": found,
+            "outcome": outcome, "why": why, "targets": targets, "resumed": self._is_resumed, "evaluations": evaluations,
             "last": {target.name: target.of(last) if last else None for target in progress.wanted},
             "images": self.arm.images(end.step) if end else 0,
         })  # fmt: skip
 
 
-def _stopped(code: int, folder: Path) -> int:
+def _stop_exit_code(code: int, folder: Path) -> int:
     """Return the exit code of a training that another process has stopped, 0 of any other."""
     if -code in STOP_SIGNALS:  # which kills a process that has no handler yet
         return 128 - code

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distgan.benchmark.measurement import Engine, Gate, Repeat, RunSpec, TimedRun
-from distgan.benchmark.results import gpus
+from distgan.benchmark.results import list_gpus
 from distgan.config.registry import ENGINES, ORDERS
 from distgan.distributed.runtime import Runtime
 from distgan.errors import TrainingFailed, run_and_report
@@ -62,8 +62,8 @@ def time_on_ranks(work: Callable[[], object], runtime: Runtime) -> Seconds:
     host_s = time.perf_counter() - start
     seconds = [events[0].elapsed_time(events[1]) / 1e3 if events else host_s, host_s]
     if runtime.world_size > 1:
-        own = torch.tensor(seconds, dtype=torch.float64, device=runtime.device)
-        seconds = runtime.all_gather(own).amax(0).tolist()
+        local = torch.tensor(seconds, dtype=torch.float64, device=runtime.device)
+        seconds = runtime.all_gather(local).amax(0).tolist()
     return Seconds(*seconds)
 
 
@@ -118,7 +118,7 @@ def measure(spec: RunSpec) -> TimedRun:
 
 def _measure(training: TimedTraining, spec: RunSpec, startup: Startup) -> TimedRun:
     choice, runtime = training.engine.selection, training.runtime
-    found = TimedRun(
+    timed_run = TimedRun(
         engine=Engine.model_validate(choice.describe()),
         build_s=startup.phases,
         start_s=dict(choice.start_s),
@@ -127,24 +127,24 @@ def _measure(training: TimedTraining, spec: RunSpec, startup: Startup) -> TimedR
         tf32={"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
         data={"name": training.config.data.name, "fingerprint": training.session.fingerprint},
     )
-    if not found.gate or not found.gate.passed:
-        return found
+    if not timed_run.gate or not timed_run.gate.passed:
+        return timed_run
     if training.is_cuda:
         torch.cuda.empty_cache()  # memory that only the gate needed
         torch.cuda.reset_peak_memory_stats(runtime.device)
     start = time.perf_counter()
     if spec.warmup:
         training.timed(spec.warmup)
-    found.warmup_s = time.perf_counter() - start
-    found.repeats = [training.timed(spec.steps) for _ in range(spec.repeats)]
+    timed_run.warmup_s = time.perf_counter() - start
+    timed_run.repeats = [training.timed(spec.steps) for _ in range(spec.repeats)]
     # A capture may have happened only during the repeats.
-    found.start_s = dict(choice.start_s)
-    more: dict[str, object] = {"gpus": gpus()} if training.is_cuda else {}  # their clocks while they are warm
+    timed_run.start_s = dict(choice.start_s)
+    more: dict[str, object] = {"gpus": list_gpus()} if training.is_cuda else {}  # their clocks while they are warm
     more["peak_memory_gib"] = runtime.peak_memory_gib()
     check_ranks_equal(training.gan, runtime)
     more["messages_bytes"] = sizes = message_sizes(training.gan, training.config.optim.order, is_cuda=training.is_cuda)
     more["all_reduce_s"] = _all_reduces(sizes, runtime, spec.repeats)
-    return found.model_copy(update=more | _profile(training, spec))
+    return timed_run.model_copy(update=more | _profile(training, spec))
 
 
 def _profile(training: TimedTraining, spec: RunSpec) -> dict[str, float | None]:
@@ -154,28 +154,28 @@ def _profile(training: TimedTraining, spec: RunSpec) -> dict[str, float | None]:
     of gloo's all-reduces, including the wait for other ranks; on a GPU they overlap with computation.
     """
     is_cuda, is_alone = training.is_cuda, training.runtime.world_size == 1
-    found: dict[str, float | None] = {}
+    counts: dict[str, float | None] = {}
     if spec.counts and not is_cuda and not ENGINES[training.engine.selection.name].compiles:
         with _Counter() as counter:
             training.advance(_COUNTED_STEPS)
-        found["operators_per_step"] = counter.num / _COUNTED_STEPS
+        counts["operators_per_step"] = counter.num / _COUNTED_STEPS
     if not spec.trace and (not spec.counts if is_cuda else is_alone):
-        return found
+        return counts
     activities = [torch.profiler.ProfilerActivity.CPU]
     activities += [torch.profiler.ProfilerActivity.CUDA] if is_cuda else []
     with torch.profiler.profile(activities=activities) as profile:
         seconds = training.timed(_COUNTED_STEPS).host_s or 0
     if not is_cuda and not is_alone:
         events = [event for event in profile.key_averages() if event.key == "gloo:all_reduce"]
-        found["all_reduce_share"] = sum(event.cpu_time_total for event in events) / 1e6 / seconds
+        counts["all_reduce_share"] = sum(event.cpu_time_total for event in events) / 1e6 / seconds
     if training.runtime.is_main and (is_cuda or spec.trace):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(spec.trace or Path(folder, "trace.json"))
             profile.export_chrome_trace(str(path))
             if is_cuda:  # copies and fills have other categories
                 trace = json.loads(read_limited(path, _MAX_TRACE))["traceEvents"]
-                found["kernels_per_step"] = sum(event.get("cat") == "kernel" for event in trace) / _COUNTED_STEPS
-    return found
+                counts["kernels_per_step"] = sum(event.get("cat") == "kernel" for event in trace) / _COUNTED_STEPS
+    return counts
 
 
 class _Counter(TorchDispatchMode):
@@ -207,9 +207,9 @@ def _all_reduces(sizes: dict[str, list[int]], runtime: Runtime, repeats: int) ->
     """Measure the seconds of a step's messages by kind, in isolation and in sequence, for each repeat."""
     if runtime.world_size == 1:
         return {}
-    calls, found = _ALL_REDUCES[runtime.device.type], {}
-    for kind, each in sizes.items():
-        buffers = [torch.zeros(size // 4, device=runtime.device) for size in each]
+    calls, times = _ALL_REDUCES[runtime.device.type], {}
+    for kind, kind_sizes in sizes.items():
+        buffers = [torch.zeros(size // 4, device=runtime.device) for size in kind_sizes]
 
         def work(buffers: list[torch.Tensor] = buffers) -> None:
             for _ in range(calls):
@@ -218,8 +218,8 @@ def _all_reduces(sizes: dict[str, list[int]], runtime: Runtime, repeats: int) ->
 
         work()  # the first call creates connections and buffers
         timed = [time_on_ranks(work, runtime) for _ in range(repeats if buffers else 0)]
-        found[kind] = [seconds.host_s / calls for seconds in timed]
-    return found
+        times[kind] = [seconds.host_s / calls for seconds in timed]
+    return times
 
 
 def _to_json_number(value: float) -> float | str:
@@ -231,9 +231,9 @@ def main(spec: str) -> int:
     """Measure by a RunSpec (JSON), print the TimedRun on rank 0, and return the exit code."""
 
     def work() -> None:
-        found = measure(RunSpec.model_validate_json(spec))
+        timed_run = measure(RunSpec.model_validate_json(spec))
         if int(os.environ.get("RANK", "0")) == 0:
-            print(json.dumps(found.model_dump(), allow_nan=False))
+            print(json.dumps(timed_run.model_dump(), allow_nan=False))
 
     return run_and_report(work)
 

@@ -83,11 +83,11 @@ def find_weights(where: str, names: list[str]) -> Path | FoundCheckpoint:
         return FoundCheckpoint(*read_named(path))
     if path.is_dir():
         folder = path / "weights" if (path / "weights").is_dir() else path
-        found = [file for name in names if (file := folder / f"{name}.safetensors").exists()]
-        if found and path != folder and (newest := _newer_than(found[0], path / "checkpoints")):
+        files = [file for name in names if (file := folder / f"{name}.safetensors").exists()]
+        if files and path != folder and (newest := _newer_than(files[0], path / "checkpoints")):
             return newest._replace(warnings=(f"{folder}: is of an earlier step than {newest.path}, which is taken",))
-        if found:
-            return found[0]
+        if files:
+            return files[0]
         if newest_of_run := newest_valid(path / "checkpoints"):
             return FoundCheckpoint(*newest_of_run)
         raise UserError(
@@ -114,7 +114,7 @@ def load_generator(where: str, *, ema: bool, code: CodeTrust = NO_CODE) -> Loade
     names = ["generator_ema", "generator"] if ema else ["generator"]
     found = find_weights(where, names)
     if not isinstance(found, Path):
-        return _of_checkpoint(found, names, code)
+        return _load_from_checkpoint(found, names, code)
     path = found
     if not path.is_file():  # of a pipe a reader would wait for ever
         raise UserError(f"{path}: not a regular file. Expected: a .safetensors file", code="bad-data")
@@ -132,7 +132,7 @@ def load_generator(where: str, *, ema: bool, code: CodeTrust = NO_CODE) -> Loade
     if is_ema is None and not ema:
         warnings = [f"--no-ema: {path} does not say whether it is the moving average; it is taken as it is"]
     number = int(step) if is_number else None
-    return _loaded(tensors, config, metadata.get("notice"), path, is_ema, number, warnings, code)
+    return _build_loaded(tensors, config, metadata.get("notice"), path, is_ema, number, warnings, code)
 
 
 def _is_ema(path: Path, metadata: dict[str, str]) -> bool | None:
@@ -151,16 +151,16 @@ def _newer_than(weights: Path, checkpoints: Path) -> FoundCheckpoint | None:
     return FoundCheckpoint(*newest) if newest and newest[1].state.step > int(step) else None
 
 
-def _of_checkpoint(found: FoundCheckpoint, names: list[str], code: CodeTrust) -> Loaded:
+def _load_from_checkpoint(found: FoundCheckpoint, names: list[str], code: CodeTrust) -> Loaded:
     path, checkpoint = found.path, found.checkpoint
     name = next(name for name in names if tensors_with_prefix(checkpoint.tensors, name))
     tensors = tensors_with_prefix(checkpoint.tensors, name)
     file, state = path / f"{name}.safetensors", checkpoint.state
     is_ema, warnings = name == "generator_ema", found.all_warnings()
-    return _loaded(tensors, checkpoint.config, state.notice, file, is_ema, state.step, warnings, code)
+    return _build_loaded(tensors, checkpoint.config, state.notice, file, is_ema, state.step, warnings, code)
 
 
-def _loaded(
+def _build_loaded(
     tensors: dict[str, Tensor],
     config: Config,
     notice: str | None,

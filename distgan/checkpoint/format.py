@@ -28,7 +28,7 @@ from torch import Tensor
 from distgan import __version__
 from distgan.config.schema import Config
 from distgan.errors import TRANSIENT, UserError
-from distgan.models.base import layouts
+from distgan.models.base import tensor_layouts
 from distgan.utils.files import (
     describe_first_error,
     pack_tensors,
@@ -108,8 +108,6 @@ class State(_Strict):
         return self
 
 
-# -- Reading and writing --
-
 M = TypeVar("M", bound=BaseModel)
 
 MANIFEST = "manifest.json"
@@ -146,9 +144,6 @@ def folder_name(step: int) -> str:
     return f"step-{step:08}"
 
 
-# -- writing -----------------------------------------------------------------------------------------------
-
-
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
     """Write `folder/step-...`, synced before it gets its name. Return its path and its size in bytes.
 
@@ -163,11 +158,11 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
         entries = {}
         for name in TENSOR_FILES:
             start = f"{name}."
-            own = {key[len(start) :]: value for key, value in checkpoint.tensors.items() if key.startswith(start)}
-            if own or f"{name}.safetensors" not in OPTIONAL:
+            part = {key[len(start) :]: value for key, value in checkpoint.tensors.items() if key.startswith(start)}
+            if part or f"{name}.safetensors" not in OPTIONAL:
                 metadata = {"format": "pt", "network": name, "step": str(state.step)}
                 metadata |= {"notice": state.notice} if state.notice else {}
-                entries[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", pack_tensors(own, metadata))
+                entries[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", pack_tensors(part, metadata))
         for name, value in (("state", state), ("config", config)):
             text = json.dumps(value.model_dump(mode="json"), indent=2) + "\n"
             entries[f"{name}.json"] = _write(temporary / f"{name}.json", text.encode())
@@ -192,9 +187,6 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> tuple[Path, int]:
 def _write(path: Path, data: bytes) -> Entry:
     write_synced(path, data)
     return Entry(size=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-# -- reading -----------------------------------------------------------------------------------------------
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -238,7 +230,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if config.model.networks_sha256 != manifest.networks:
         raise Damaged(f"{path / 'config.json'}: networks other than the manifest's ({config.model.networks_sha256})")
     networks, limits = {}, {"random": _MAX_RANDOM}
-    if known := layouts(config.model):
+    if known := tensor_layouts(config.model):
         g_layout, d_layout = known
         networks = {"generator": g_layout, "generator_ema": g_layout, "discriminator": d_layout}
         g_bytes, d_bytes = (sum(value.nbytes for value in layout.values()) for layout in known)
@@ -249,10 +241,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     for name in TENSOR_FILES:
         if (file := f"{name}.safetensors") in manifest.files:
             limit = limits[name] if name in limits else manifest.files[file].size
-            own = _tensors(_content(path, manifest, file, limit + _MAX_HEADER), path / file)
+            part = _tensors(_content(path, manifest, file, limit + _MAX_HEADER), path / file)
             if name in networks:
-                _check_layout(own, networks[name], path / file)
-            tensors |= {f"{name}.{key}": value for key, value in own.items()}
+                _check_layout(part, networks[name], path / file)
+            tensors |= {f"{name}.{key}": value for key, value in part.items()}
     return Checkpoint(tensors, state, config)
 
 
@@ -301,8 +293,8 @@ def _check_layout(tensors: dict[str, Tensor], layout: dict[str, Tensor], path: P
     """Raise Damaged for tensors that do not fit the network in the config beside them."""
     for key in sorted(tensors.keys() | layout.keys()):
         found, expected = (
-            f"{list(each[key].shape)} of {each[key].dtype}" if key in each else "not there"
-            for each in (tensors, layout)
+            f"{list(side[key].shape)} of {side[key].dtype}" if key in side else "not there"
+            for side in (tensors, layout)
         )
         if found != expected:
             raise Damaged(f"{path}: {key[:80]} is {found}; of the network in its config it is {expected}")

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from distgan.checkpoint.export import find_weights
 from distgan.checkpoint.format import NETWORKS, read_manifest
-from distgan.config.flags import paths_by, read_file
+from distgan.config.flags import read_file, setting_paths
 from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError
-from distgan.models.base import layouts
+from distgan.models.base import tensor_layouts
 from distgan.training.gan import Gan, tensors_with_prefix
 from distgan.utils.files import read_limited, read_tensors
 from distgan.utils.paths import user_path
@@ -61,8 +61,8 @@ def read_initial(where: str) -> InitialWeights:
         tensors, sha256, steps = {}, {}, {}
         for name in NETWORKS:
             if (file := folder / f"{name}.safetensors").is_file():
-                own, metadata = read_tensors(file)
-                tensors |= {f"{name}.{key}": value for key, value in own.items()}
+                network_tensors, metadata = read_tensors(file)
+                tensors |= {f"{name}.{key}": value for key, value in network_tensors.items()}
                 sha256[file.name] = hashlib.sha256(read_limited(file.resolve(), _MAX_FILE)).hexdigest()
                 steps[name] = metadata.get("step", "")
         step = int(steps["generator"]) if steps["generator"].isdecimal() and len(steps["generator"]) < 16 else None
@@ -71,35 +71,35 @@ def read_initial(where: str) -> InitialWeights:
         raise UserError(f"--init-from: {error}", code=error.code) from error
 
 
-def match(initial: InitialWeights, model: ModelConfig, *, has_ema: bool) -> Matched:
+def match_weights(initial: InitialWeights, model: ModelConfig, *, has_ema: bool) -> Matched:
     """Return what networks of `model` take. Raises UserError for weights of networks of another form.
 
     Tensors whose shape differs only because the number of classes does are initialised anew.
     """
-    own, theirs = _layout(model), {}
+    full_layout, other_layout = _layout(model), {}
     if model.images.num_classes != initial.model.images.num_classes:
         images = model.images.model_copy(
             update={key: getattr(initial.model.images, key) for key in ("num_classes", "class_names")}
         )
         try:
-            theirs = _layout(model.model_copy(update={"images": images}))
+            other_layout = _layout(model.model_copy(update={"images": images}))
         except UserError:  # no such networks are built for that many classes
-            theirs = {}
+            other_layout = {}
     names = [name for name in NETWORKS if name != "generator_ema" or has_ema]
     taken, new = {}, []
     for name in names:
         others = tensors_with_prefix(initial.tensors, name)
         if not others:  # without a moving average it begins at the generator's weights
             continue
-        layout = tensors_with_prefix(own, name)
+        layout = tensors_with_prefix(full_layout, name)
         for key in sorted(layout.keys() | others.keys()):
             full = f"{name}.{key}"
             if key == _DATA_TENSOR and key in layout:
                 continue
-            expected, found = (_form(tensors.get(key)) for tensors in (layout, others))
+            expected, found = (_describe_tensor(tensors.get(key)) for tensors in (layout, others))
             if found == expected:
                 taken[full] = others[key]
-            elif key in others and full in theirs and _form(theirs[full]) == found:
+            elif key in others and full in other_layout and _describe_tensor(other_layout[full]) == found:
                 new.append(full)
             else:
                 raise UserError(
@@ -112,14 +112,14 @@ def match(initial: InitialWeights, model: ModelConfig, *, has_ema: bool) -> Matc
 
 
 def _layout(model: ModelConfig) -> dict[str, Tensor]:
-    found = layouts(model)
-    assert found is not None, "the code of a user's networks is loaded before weights are read"
-    generator, discriminator = found
+    networks = tensor_layouts(model)
+    assert networks is not None, "the code of a user's networks is loaded before weights are read"
+    generator, discriminator = networks
     of = {"generator": generator, "generator_ema": generator, "discriminator": discriminator}
     return {f"{name}.{key}": value for name, layout in of.items() for key, value in layout.items()}
 
 
-def _form(tensor: Tensor | None) -> str:
+def _describe_tensor(tensor: Tensor | None) -> str:
     """Return a tensor's shape in words, with its kind of number if that is none of floating point."""
     if tensor is None:
         return "no tensor"
@@ -128,7 +128,7 @@ def _form(tensor: Tensor | None) -> str:
 
 def describe_differences(before: ModelConfig, now: ModelConfig) -> str:
     """Return the settings of the networks that differ, `; its width is 0.5, here 1.0`."""
-    keys = [key for table, key in paths_by(Config, "on_resume", "fixed") if table == "model"]
+    keys = [key for table, key in setting_paths(Config, "on_resume", "fixed") if table == "model"]
     keys = ["args", *(key for key in keys if key not in ("family", "images"))]
     kind = "family" if before.family and now.family else "networks"
     settings = [
@@ -137,20 +137,20 @@ def describe_differences(before: ModelConfig, now: ModelConfig) -> str:
         | {"images": f"{model.images.channels} x {model.images.height} x {model.images.width}"}
         for model in (before, now)
     ]
-    words = {"networks": "networks are", "args": "--model-arg are", "images": "images are"}
+    subjects = {"networks": "networks are", "args": "--model-arg are", "images": "images are"}
     return "".join(
-        f"; its {words.get(key, f'{key} is')} {value}, here {settings[1][key]}"
+        f"; its {subjects.get(key, f'{key} is')} {value}, here {settings[1][key]}"
         for key, value in settings[0].items()
         if value != settings[1][key]
     )
 
 
-def start_from(gan: Gan, initial: InitialWeights, model: ModelConfig) -> str:
+def load_initial(gan: Gan, initial: InitialWeights, model: ModelConfig) -> str:
     """Load the weights that fit, and return a line on what was taken. Raises UserError. All ranks call it.
 
     Optimizers and the step stay as they are: those of a new run.
     """
-    matched = match(initial, model, has_ema=gan.ema is not None)
+    matched = match_weights(initial, model, has_ema=gan.ema is not None)
     tensors = {key: value for key, value in gan.state().items() if key.split(".")[0] in NETWORKS}
     if not tensors_with_prefix(initial.tensors, "generator_ema"):
         tensors = {key: value for key, value in tensors.items() if not key.startswith("generator_ema.")}

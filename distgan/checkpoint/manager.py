@@ -11,8 +11,8 @@ from statistics import median
 from torch import Tensor
 
 from distgan.checkpoint.format import Checkpoint, State, random_states, remove, write_checkpoint
-from distgan.checkpoint.initial import read_initial, start_from
-from distgan.checkpoint.resume import Identity, Start, best_of, checkpoints_in, find_start, is_in, rename_copied_links
+from distgan.checkpoint.initial import load_initial, read_initial
+from distgan.checkpoint.resume import Identity, Start, checkpoints_in, find_best, find_start, is_in, rename_copied_links
 from distgan.errors import TrainingFailed, UserError, WriteErrorPolicy, as_user_error
 from distgan.models.network_copies import write_copy
 from distgan.training.gan import check_ranks_equal
@@ -62,8 +62,8 @@ class CheckpointManager:
             self.gan.load_state(tensors, state.step, str(start.path))
             self.runtime.load_grad_scaler_state(state.grad_scaler, f"{start.path / 'state.json'}: grad_scaler")
             if state.world_size == self.runtime.world_size:
-                own = random_states(tensors, self.runtime.rank)
-                self.runtime.load_random_states(own, f"{start.path / 'random.safetensors'}")
+                states = random_states(tensors, self.runtime.rank)
+                self.runtime.load_random_states(states, f"{start.path / 'random.safetensors'}")
             self.log.restore(start.metrics, state, is_over=state.step >= self.last_step)
 
         self.runtime.run_on_all_ranks(load)
@@ -87,7 +87,7 @@ class CheckpointManager:
             self._record_initial(None, None)  # which the config.json of another run may name
             return
         initial = self.runtime.run_on_rank0(lambda: read_initial(named))
-        self.begins_with = self.runtime.run_on_all_ranks(lambda: start_from(self.gan, initial, self.config.model))
+        self.begins_with = self.runtime.run_on_all_ranks(lambda: load_initial(self.gan, initial, self.config.model))
         self._record_initial(named, initial.sha256)
         for warning in initial.warnings:
             self.write_errors.warn(warning)
@@ -113,7 +113,7 @@ class CheckpointManager:
         began = time.perf_counter()
         with self.log.paused():
             step = self.gan.step
-            if self.runtime.run_on_rank0(self._written) != step:
+            if self.runtime.run_on_rank0(self._wait_written) != step:
                 unlogged = self.log.read_stats(step)
                 self.check_finite()
                 if self.config.processes.check_ranks_every:
@@ -130,7 +130,7 @@ class CheckpointManager:
                         self._error = error
                 self.stall_s.append(time.perf_counter() - began)
             if wait:
-                self.runtime.run_on_rank0(lambda: self._written(must=True))
+                self.runtime.run_on_rank0(lambda: self._wait_written(must=True))
 
     def check_skipped_updates(self) -> None:
         """Raise TrainingFailed if updates were skipped for non-finite gradients. Does not wait for the device."""
@@ -152,7 +152,7 @@ class CheckpointManager:
 
     def last(self) -> tuple[int, Path] | None:
         """Return the step and the folder of the last valid checkpoint; on rank 0 only."""
-        self._written()
+        self._wait_written()
         return self.saved
 
     def join(self) -> None:
@@ -198,8 +198,6 @@ class CheckpointManager:
         )
         return Checkpoint(tensors, state, self.config)
 
-    # -- the thread -----------------------------------------------------------------------------------
-
     def _start(self, checkpoint: Checkpoint) -> None:
         # A daemon: a second Ctrl-C does not wait for the disk. Unfinished checkpoints have temporary names.
         self._thread = threading.Thread(target=self._write, args=(checkpoint,), daemon=True)
@@ -213,12 +211,12 @@ class CheckpointManager:
             self.folder.mkdir(exist_ok=True)
             path, self.num_bytes = write_checkpoint(self.folder, checkpoint)
             self.saved = checkpoint.state.step, path
-            self._tidy(path)
+            self._delete_old(path)
         except BaseException as error:  # handed to the thread that waits
             self._error = error
         self.write_s.append(time.perf_counter() - began)
 
-    def _written(self, *, must: bool = False) -> int | None:
+    def _wait_written(self, *, must: bool = False) -> int | None:
         """Wait for the checkpoint that is being written. Return the step of the last valid one, if any."""
         self.join()
         self._thread, error, self._error = None, self._error, None
@@ -232,20 +230,20 @@ class CheckpointManager:
         self.report_written()
         return self.saved[0] if self.saved else None
 
-    def _tidy(self, newest: Path) -> None:
+    def _delete_old(self, newest: Path) -> None:
         """Move the links, and keep the newest `keep` and the best. An error is a warning: the new one is safe."""
         try:
             rename_copied_links(self.folder, self.write_errors.warn)
             self._link("latest", newest)
-            found = checkpoints_in(self.folder)
-            kept = found[: self.config.run.keep]
-            best = best_of(found, self.config.run.keep_best)
+            checkpoints = checkpoints_in(self.folder)
+            kept = checkpoints[: self.config.run.keep]
+            best = find_best(checkpoints, self.config.run.keep_best)
             if best is None:
                 (self.folder / "best").unlink(missing_ok=True)
             else:
                 self._link("best", best)
                 kept.append(best)
-            for path in found:
+            for path in checkpoints:
                 if path not in kept:
                     remove(path)
         except (OSError, UserError) as error:

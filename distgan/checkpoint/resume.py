@@ -16,7 +16,7 @@ from distgan.checkpoint.format import (
     read_manifest,
     read_state,
 )
-from distgan.config.flags import paths_by, read_file
+from distgan.config.flags import read_file, setting_paths
 from distgan.config.registry import IN_MEMORY, is_data_path
 from distgan.config.schema import Config
 from distgan.data.image_list import FILE, ImageList, first_difference, read_list
@@ -59,13 +59,13 @@ def checkpoints_in(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if re.fullmatch(_NAME, path.name)]
-    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+    paths = [path for path in folder.iterdir() if re.fullmatch(_NAME, path.name)]
+    return sorted(paths, key=lambda path: int(path.name[5:]), reverse=True)
 
 
 def is_in(path: Path, folder: Path) -> bool:
     """True if the checkpoint at `path` is one of those of `folder`, whatever links lead to it."""
-    return any(os.path.realpath(own) == os.path.realpath(path) for own in checkpoints_in(folder))
+    return any(os.path.realpath(checkpoint) == os.path.realpath(path) for checkpoint in checkpoints_in(folder))
 
 
 def check_link(path: Path) -> None:
@@ -111,9 +111,9 @@ def find_pointers(folder: Path) -> dict[Path, Path]:
 
 def list_by_step(folder: Path) -> list[tuple[int, Path]]:
     """Return the checkpoints of a run, the newest first: each by its name, and after it a copy of the same step."""
-    found = [(int(path.name[5:]), path) for path in checkpoints_in(folder)]
-    found += [(step, path) for path, step in find_copies(folder).items() if step is not None]
-    return sorted(found, key=lambda pair: -pair[0])
+    by_step = [(int(path.name[5:]), path) for path in checkpoints_in(folder)]
+    by_step += [(step, path) for path, step in find_copies(folder).items() if step is not None]
+    return sorted(by_step, key=lambda pair: -pair[0])
 
 
 def rename_copied_links(folder: Path, warn: Callable[[str], None]) -> None:
@@ -157,33 +157,33 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
     Raises UserError for a checkpoint that is damaged or of another run, with the list of what differs.
     """
     warnings: list[str] = []
-    own = folder / "checkpoints"
+    checkpoints = folder / "checkpoints"
     if config.run.resume in ("auto", "never") or _was_begun_by(config.run.resume, folder):
-        found = newest_valid(own)
-        if found is None:
+        newest = newest_valid(checkpoints)
+        if newest is None:
             if (folder / "weights").exists() or any(metric_lines(folder / "metrics.jsonl")):
                 raise UserError(
-                    f"{own}: no checkpoint, but the run in {folder} has taken steps. Expected: a copy of one there, "
-                    "or a new run (--out)",
+                    f"{checkpoints}: no checkpoint, but the run in {folder} has taken steps. Expected: a copy of one "
+                    "there, or a new run (--out)",
                     code="no-checkpoint",
                 )
             if (path := folder / "config.json").exists():
                 # Killed before its first checkpoint: any settings may start it, but over no file of another program.
                 Config.model_validate(read_file(path, str(path)))
             return None
-        path, checkpoint, damaged = found
+        path, checkpoint, damaged = newest
         for bad, reason in damaged:
             aside = set_aside(bad, "damaged")
             warnings.append(f"{reason}; resuming from {path.name}, and the damaged one is now {aside}")
-        rename_copied_links(own, warnings.append)
-        path = path if path.exists() else own / folder_name(checkpoint.state.step)
+        rename_copied_links(checkpoints, warnings.append)
+        path = path if path.exists() else checkpoints / folder_name(checkpoint.state.step)
         where = f"the run in {folder}"
     else:
         path, checkpoint, damaged = read_named(user_path(config.run.resume, "--resume"))
         warnings += [f"{reason}; taking {path.name}" for _, reason in damaged]
-        others = [other for other in checkpoints_in(own) if os.path.realpath(other) != os.path.realpath(path)]
+        others = [other for other in checkpoints_in(checkpoints) if os.path.realpath(other) != os.path.realpath(path)]
         is_newer = any(int(other.name[5:]) > checkpoint.state.step for other in others)
-        if others and (is_newer or not is_in(path, own)):
+        if others and (is_newer or not is_in(path, checkpoints)):
             raise UserError(
                 f"--resume: the run in {folder} has checkpoints already, as {others[0].name} ({config.run.resume}). "
                 "Expected: --resume auto, or a new folder (--out)",
@@ -192,7 +192,7 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
         where = str(path)
     warnings += foreign_files(path)
     state = checkpoint.state
-    run = folder if is_in(path, own) else _run_of(path)  # its own may be named by where a link leads
+    run = folder if is_in(path, checkpoints) else _run_of(path)  # its own may be named by where a link leads
     # Size, colours and classes follow from the data: where that is another one, it is what is named.
     follows = {("model", "images")} if state.data != identity.data else set()
     is_changed = _check_settings(checkpoint.config, config, where, run, follows)
@@ -202,13 +202,13 @@ def find_start(config: Config, folder: Path, identity: Identity) -> Start | None
             f"{_differing_images(checkpoint.config, config, run, identity)}. Expected on resume: the same data",
             code="resume-mismatch",
         )
-    for what, theirs, ours in (
+    for what, saved, current in (
         ("its batch over all processes", state.batch_size, identity.batch_size),
         ("its number of steps per epoch", state.steps_per_epoch, identity.steps_per_epoch),
     ):
-        if theirs != ours:
+        if saved != current:
             raise UserError(
-                f"{path}: {what} differs ({theirs}, here {ours}). Expected on resume: the same batch over all "
+                f"{path}: {what} differs ({saved}, here {current}). Expected on resume: the same batch over all "
                 "processes",
                 code="resume-mismatch",
             )
@@ -246,8 +246,8 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
         return _resolve_copied_link(path, target, _POINTER)
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints"
-    if found := newest_valid(path):
-        return found
+    if newest := newest_valid(path):
+        return newest
     check_link(path)
     if not path.is_dir() or path.name == "checkpoints":
         raise UserError(
@@ -259,19 +259,19 @@ def read_named(path: Path) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
 
 def _resolve_copied_link(link: Path, target: Path, reason: str) -> tuple[Path, Checkpoint, list[tuple[Path, str]]]:
     """Return the checkpoint that a copied link would name now, as read_named does; it named `target` when copied."""
-    said = [(link, f"{link}: {reason}")]
+    warnings = [(link, f"{link}: {reason}")]
     if link.name == "best" and target.is_dir():
         keep_best = read_checkpoint(target).config.run.keep_best
-        path = best_of([path for _, path in list_by_step(link.parent)], keep_best) or target
-        return path, read_checkpoint(path), said
-    if found := newest_valid(link.parent):
-        return found[0], found[1], [*said, *found[2]]
+        path = find_best([path for _, path in list_by_step(link.parent)], keep_best) or target
+        return path, read_checkpoint(path), warnings
+    if newest := newest_valid(link.parent):
+        return newest[0], newest[1], [*warnings, *newest[2]]
     raise UserError(
-        f"{link}: points to {target.name}, which does not exist; nor does another checkpoint", code="no-checkpoint"
+        f"{link}: points to {target.name}, which does not exist. Expected: a checkpoint beside it", code="no-checkpoint"
     )
 
 
-def best_of(paths: list[Path], keep_best: str | None) -> Path | None:
+def find_best(paths: list[Path], keep_best: str | None) -> Path | None:
     """Return the checkpoint with the best value of `--keep-best`, the newest of equal ones; None if none has one.
 
     Raises UserError if one can't be read now, as it may be the best.
@@ -290,7 +290,7 @@ def best_of(paths: list[Path], keep_best: str | None) -> Path | None:
 def differences(before: Config, now: Config) -> list[tuple[str, str, object, object]]:
     """Return (table, key, before, now) of each setting that shapes the weights and differs."""
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
-    shaping = paths_by(Config, "on_resume", "fixed", "confirm")
+    shaping = setting_paths(Config, "on_resume", "fixed", "confirm")
     if is_data_path(before.data.name) and is_data_path(now.data.name):
         shaping.remove(("data", "name"))  # moved, or in another form: the fingerprint tells whether it is the same data
     return [(table, key, a, b) for table, key in shaping if (a := old[table][key]) != (b := new[table][key])]
@@ -298,12 +298,12 @@ def differences(before: Config, now: Config) -> list[tuple[str, str, object, obj
 
 def _differing_images(before: Config, now: Config, run: Path, identity: Identity) -> str:
     """Return how a user's own images differ, as far as the run recorded them: `; 'cat/7.png' was added`."""
-    said = []
+    differences = []
     if (old := before.model.images) != (new := now.model.images) and old.describe() != new.describe():
-        said.append(f"images of {old.describe()}, here {new.describe()}")
+        differences.append(f"images of {old.describe()}, here {new.describe()}")
     if identity.images and (listed := read_list(run / FILE)):
-        said.append(first_difference(listed, identity.images))
-    return "".join(f"; {text}" for text in said if text)
+        differences.append(first_difference(listed, identity.images))
+    return "".join(f"; {text}" for text in differences if text)
 
 
 def _check_given_again(before: Config, now: Config, where: str) -> None:
@@ -324,7 +324,7 @@ def _check_settings(before: Config, now: Config, where: str, run: Path, follows:
     True if an allowed one differs.
     """
     _check_given_again(before, now, where)
-    changes, fixed, mistakes = differences(before, now), paths_by(Config, "on_resume", "fixed"), []
+    changes, fixed, mistakes = differences(before, now), setting_paths(Config, "on_resume", "fixed"), []
     for table, key, old, new in changes:
         if (table, key) in follows:
             continue

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 def train(parser: "Parser", argv: list[str]) -> None:
     """Run `distgan train`. Raises UserError, and what the training raises."""
     from distgan.config.flags import add_flags
-    from distgan.config.presets import base_of, config_folder, config_from
+    from distgan.config.presets import config_folder, config_from, load_base
     from distgan.config.schema import Config
 
     presets = ", ".join(path.stem for path in sorted(config_folder().glob("*.toml")))
     parser.epilog = f"presets: {presets}\n{parser.epilog}"
     add_flags(parser, Config)
     namespace = parser.parse(argv)
-    config = config_from(namespace, *base_of(namespace))
+    config = config_from(namespace, *load_base(namespace))
     preset = config.origin.preset
 
     from distgan.distributed import env

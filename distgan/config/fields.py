@@ -122,6 +122,7 @@ class SettingInfo(BaseModel):
     old_flags: tuple[str, ...] = ()  # which are accepted, and named in the help as deprecated
     old_keys: tuple[str, ...] = ()  # likewise in files
     allowed: str | None = None  # in words, where type and limits do not say it
+    metavar: str = ""  # placeholder of the value in the help, where the type does not say it
     # On resume, another value is allowed. fixed: never. confirm: with --allow-config-change. free: always. reset:
     # always, and the run's own is dropped. In a benchmark or an evaluation, free: it does not change the results.
     on_resume: Literal["fixed", "confirm", "free", "reset"] = "confirm"
@@ -136,6 +137,8 @@ class SettingInfo(BaseModel):
 
 def setting(default: Any, description: str, **more: Any) -> Any:
     """Return a field with its help text (`{names}`: that of each registered name), its SettingInfo and its limits."""
+    if more.get("metavar", "").endswith(("DIR", "FILE", "PATH")):
+        more.setdefault("min_length", 1)
     rules = SettingInfo(**{key: more.pop(key) for key in SettingInfo.model_fields if key in more})
     return Field(default, description=description, json_schema_extra={"info": rules}, **more)  # type: ignore[dict-item]
 
@@ -175,7 +178,7 @@ class Section(BaseModel):
             for old in setting_info(field).old_keys:
                 if old in values and key in values:
                     raise ValueError(f"{old}: is the old name of {key}, which is set too. Expected: one of the two")
-                values = {key if each == old else each: value for each, value in values.items()}
+                values = {key if name == old else name: value for name, value in values.items()}
         return values
 
     @field_validator("*")
@@ -189,7 +192,7 @@ class Section(BaseModel):
 
 # -- A setting in words: what may stand in it, and how help shows it --
 
-_SOME, _OR_PATH = "one or more of ", ", or a path that is there"
+_SOME, _OR_PATH = "one or more of ", ", or an existing path"
 
 
 def allowed(field: FieldInfo) -> str:
@@ -203,7 +206,7 @@ def allowed(field: FieldInfo) -> str:
     if text := setting_info(field).allowed:
         return text
     kind = _kind(field.annotation, field.metadata)
-    words = {
+    templates = {
         "min_length": "not empty",
         "ge": "{:,} or more",
         "gt": "more than {:,}",
@@ -212,7 +215,7 @@ def allowed(field: FieldInfo) -> str:
     }
     if kind.startswith(_SOME):
         limits.pop("min_length", None)
-    return ", ".join([kind, *(words[key].format(limits[key]) for key in words if key in limits)])
+    return ", ".join([kind, *(templates[key].format(limits[key]) for key in templates if key in limits)])
 
 
 def help_text(field: FieldInfo) -> str:
@@ -224,8 +227,8 @@ def help_text(field: FieldInfo) -> str:
 
 def choices(annotation: Any, metadata: Any = ()) -> dict[str, str]:
     """Return the registered names that a setting takes, each with its help text; empty for any other setting."""
-    found = _one_of(annotation, metadata)
-    return found.names() if found else {}
+    one_of = _one_of(annotation, metadata)
+    return one_of.names() if one_of else {}
 
 
 def known_words(annotation: Any, metadata: Any = ()) -> list[str]:
@@ -239,14 +242,14 @@ def known_words(annotation: Any, metadata: Any = ()) -> list[str]:
 
 def registry_of(field: FieldInfo) -> Registry[Any] | None:
     """Return the registry whose names a setting takes; None for any other setting."""
-    found = _one_of(field.annotation, field.metadata)
-    return found.registry if found else None
+    one_of = _one_of(field.annotation, field.metadata)
+    return one_of.registry if one_of else None
 
 
 def takes_path(field: FieldInfo) -> bool:
     """True for a setting of names that takes a path as well."""
-    found = _one_of(field.annotation, field.metadata)
-    return found is not None and found.takes_path is not None
+    one_of = _one_of(field.annotation, field.metadata)
+    return one_of is not None and one_of.takes_path is not None
 
 
 def _one_of(annotation: Any, metadata: Any = ()) -> OneOf | None:
@@ -261,9 +264,8 @@ def _one_of(annotation: Any, metadata: Any = ()) -> OneOf | None:
 
 
 def _kind(annotation: Any, metadata: Any = ()) -> str:
-    if names := choices(annotation, metadata):
-        takes_path = any(isinstance(item, OneOf) and item.takes_path for item in metadata)
-        return ", ".join(names) + (_OR_PATH if takes_path else "")
+    if one_of := _one_of(annotation, metadata):
+        return ", ".join(one_of.names()) + (_OR_PATH if one_of.takes_path else "")
     origin = get_origin(annotation)
     if origin is Annotated:
         return _kind(get_args(annotation)[0])
@@ -288,6 +290,8 @@ def _kind(annotation: Any, metadata: Any = ()) -> str:
 
 def metavar(field: FieldInfo) -> str:
     """Return the placeholder of a flag's value in the help."""
+    if text := setting_info(field).metavar:
+        return text
     kind = _kind(field.annotation, field.metadata)
     short = {"an integer": "N", "a number": "X", "text": "TEXT", "texts": "TEXT,TEXT,..."}
     if kind == "key=value":
@@ -300,7 +304,7 @@ def metavar(field: FieldInfo) -> str:
     return short.get(kind, "{" + names.replace(", ", ",") + "}" + ("|PATH" if names != kind else ""))
 
 
-def shown(default: Any) -> str:
+def fmt_default(default: Any) -> str:
     """Return a default as the help shows it."""
     match default:
         case None:

@@ -20,7 +20,16 @@ from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from distgan.config.fields import Section, allowed, help_text, known_words, metavar, setting_info, shown, takes_path
+from distgan.config.fields import (
+    Section,
+    allowed,
+    fmt_default,
+    help_text,
+    known_words,
+    metavar,
+    setting_info,
+    takes_path,
+)
 from distgan.config.schema import Config
 from distgan.errors import UserError, not_readable
 
@@ -67,7 +76,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
         namespace, unknown = self.parse_known_args(argv)
-        known = [each for action in self._actions if action.help != argparse.SUPPRESS for each in action.option_strings]
+        known = [flag for action in self._actions if action.help != argparse.SUPPRESS for flag in action.option_strings]
         mistakes = [
             f"{word.split('=')[0]}: unknown flag{did_you_mean(word.split('=')[0], known)}"
             if word.startswith("-")
@@ -89,29 +98,29 @@ def parse_settings(parser: Parser, argv: list[str], model: type[M]) -> tuple[arg
     return namespace, from_flags(model, namespace)
 
 
-def flags_of(model: type[BaseModel]) -> Iterator[Flag]:
+def list_flags(model: type[BaseModel]) -> Iterator[Flag]:
     """Yield each setting below a config that has a flag."""
-    return (flag for flag in settings_of(model) if not setting_info(flag.field).is_derived)
+    return (flag for flag in list_settings(model) if not setting_info(flag.field).is_derived)
 
 
-def settings_of(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Flag]:
+def list_settings(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Flag]:
     """Yield each setting below a config, those too that are derived from the data and have no flag."""
     for key, field in model.model_fields.items():
         if _is_section(field):
-            yield from settings_of(field.annotation, (*path, key))  # type: ignore[arg-type]
+            yield from list_settings(field.annotation, (*path, key))  # type: ignore[arg-type]
         else:
             yield Flag("--" + (setting_info(field).flag or key).replace("_", "-"), (*path, key), field)
 
 
-def paths_by(model: type[BaseModel], rule: str, *values: object) -> list[tuple[str, ...]]:
+def setting_paths(model: type[BaseModel], rule: str, *values: object) -> list[tuple[str, ...]]:
     """Return the paths of the settings whose SettingInfo have one of these values, as ("run", "out")."""
-    return [flag.path for flag in settings_of(model) if getattr(setting_info(flag.field), rule) in values]
+    return [flag.path for flag in list_settings(model) if getattr(setting_info(flag.field), rule) in values]
 
 
 def add_flags(parser: Parser, model: type[BaseModel]) -> None:
     """Add an argument for each setting, the common ones first; it is absent from the namespace unless given."""
     groups: dict[tuple[str, ...], Any] = {}
-    flags = list(flags_of(model))
+    flags = list(list_flags(model))
     if any(setting_info(flag.field).is_common for flag in flags):
         groups["common",] = parser.add_argument_group("common settings; the others are below, by section")
     for flag in flags:
@@ -124,7 +133,7 @@ def add_flags(parser: Parser, model: type[BaseModel]) -> None:
         # argparse reads % in a help text as a format.
         old_flags = [f"--{old}" for old in setting_info(flag.field).old_flags]
         deprecated = f"; deprecated: {', '.join(old_flags)}" if old_flags else ""
-        text = f"{help_text(flag.field)} (default: {shown(flag.field.default)}{deprecated})".replace("%", "%%")
+        text = f"{help_text(flag.field)} (default: {fmt_default(flag.field.default)}{deprecated})".replace("%", "%%")
         options: dict[str, Any] = {"dest": flag.dest, "default": argparse.SUPPRESS, "help": text}
         if flag.field.annotation is bool:
             options["action"] = argparse.BooleanOptionalAction
@@ -143,7 +152,7 @@ def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, An
     values: dict[str, Any] = json.loads(json.dumps(base or {}))
     mistakes: list[str] = []
     code = "bad-value"
-    for flag in flags_of(model):
+    for flag in list_flags(model):
         if not hasattr(namespace, flag.dest):
             continue
         text = getattr(namespace, flag.dest)
@@ -155,8 +164,8 @@ def from_flags(model: type[M], namespace: argparse.Namespace, base: dict[str, An
             value = adapter.validate_python(text)
         except ValidationError as error:
             first = error.errors()[0]
-            code = code if mistakes else _code_of(first)
-            mistakes.append(f"{flag.name}: {_complaint(first, flag.field)}")
+            code = code if mistakes else _error_code(first)
+            mistakes.append(f"{flag.name}: {_describe_error(first, flag.field)}")
             continue
         section = values
         for key in flag.path[:-1]:
@@ -176,18 +185,16 @@ def read_file(path: Path, name: str) -> dict[str, Any]:
         with path.open("rb") as file:
             data = file.read(_MAX_CONFIG + 1)
         if len(data) > _MAX_CONFIG:
-            raise UserError(
-                f"{name}: larger than {_MAX_CONFIG:,} bytes, too large for settings", code="bad-config-file"
-            )
+            raise UserError(f"{name}: too large. Expected: at most {_MAX_CONFIG:,} bytes", code="bad-config-file")
         text = data.decode("utf-8-sig")  # Windows' editors begin a file with a mark
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise not_readable(name, error) from error
     except (ValueError, RecursionError) as error:  # both decoders and the text's encoding
         kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise UserError(f"{name}: not {kind} ({error})", code="bad-config-file") from error
+        raise UserError(f"{name}: not {kind} ({error}). Expected: {kind} settings", code="bad-config-file") from error
     if not isinstance(values, dict):
-        raise UserError(f"{name}: not a table of settings", code="bad-config-file")
+        raise UserError(f"{name}: a {type(values).__name__}. Expected: a table of settings", code="bad-config-file")
     # Combinations are checked when the flags are in.
     checked = _validate(Config, values, f"{name}: ")
     return checked.model_dump(mode="json", exclude_unset=True)
@@ -201,13 +208,13 @@ def _validate(model: type[M], values: dict[str, Any], where: str) -> M:
     try:
         return model.model_validate(values, strict=True, context="file")
     except ValidationError as error:
-        fields = {flag.path: flag.field for flag in settings_of(model)}
+        fields = {flag.path: flag.field for flag in list_settings(model)}
         mistakes = error.errors()
-        code = _code_of(mistakes[0])
-        raise UserError("\n".join(_line(each, fields, where) for each in mistakes), code=code) from error
+        code = _error_code(mistakes[0])
+        raise UserError("\n".join(_line(mistake, fields, where) for mistake in mistakes), code=code) from error
 
 
-def _code_of(error: Any) -> str:
+def _error_code(error: Any) -> str:
     """Return the error code for a complaint of pydantic's."""
     known = {
         "extra_forbidden": "unknown-setting",
@@ -231,10 +238,10 @@ def _line(error: Any, fields: dict[tuple[str, ...], FieldInfo], where: str) -> s
         return f"{where}{error['ctx']['error']}"
     if path[:2] not in fields:
         return f"{where}{key}: not a table ({error['input']!r}). Expected: [{key}] and keys below it"
-    return f"{where}{table}{key}: {_complaint(error, fields[path[:2]])}"
+    return f"{where}{table}{key}: {_describe_error(error, fields[path[:2]])}"
 
 
-def _complaint(error: Any, field: FieldInfo) -> str:
+def _describe_error(error: Any, field: FieldInfo) -> str:
     encoding = sys.getfilesystemencoding()  # what it lacks is kept as bytes, which are no text
     text = "UTF-8" if encoding == "utf-8" else f"the encoding of the locale, {encoding} (LC_ALL=C.UTF-8 has all)"
     more = {"float32": ", neither 0 nor infinite in float32", "nul": ", without NUL", "string_unicode": f", in {text}"}

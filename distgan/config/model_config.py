@@ -34,9 +34,9 @@ class ModelConfig(Section):
         "your own networks instead of a family: a .py file, or a module of a package as my_lab.nets, with "
         "build_generator(spec) and build_discriminator(spec). In a .toml its path is relative to that file",
         allowed="the path of a .py file, or a module as package.module",
-        min_length=1,
         replaces=("family", "clusters", "stem"),
         may_differ_per_rank=True,
+        metavar="FILE",
     )
     args: Table = setting(
         {},

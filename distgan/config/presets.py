@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 import distgan
-from distgan.config.flags import Parser, add_flags, did_you_mean, flags_of, from_flags, paths_by, read_file
+from distgan.config.flags import Parser, add_flags, did_you_mean, from_flags, list_flags, read_file, setting_paths
 from distgan.config.registry import MODELS
 from distgan.config.schema import Config, Origin
 from distgan.errors import UserError
@@ -19,7 +19,7 @@ from distgan.utils.paths import user_path
 M = TypeVar("M", bound=BaseModel)
 
 
-def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def load_base(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Return the settings below the flags, and the name of their preset. Raises UserError."""
     model = getattr(namespace, "model.name", None)
     out = getattr(namespace, "run.out", None)
@@ -51,11 +51,11 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
         path = user_path(namespace.config, "--config")
         # A run's own config is that run's preset again.
         name = _name_of(_run_of(path.parent)) if path.name == "config.json" else path.stem
-    elif own := _config_to_resume(out, resume):
-        base = read_file(own, str(own))
-        _remove(base, paths_by(Config, "on_resume", "reset"))
+    elif run_config := _config_to_resume(out, resume):
+        base = read_file(run_config, str(run_config))
+        _remove(base, setting_paths(Config, "on_resume", "reset"))
         fallback = _name_of(user_path(out)) if out else str(base.get("model", {}).get("name", "run"))
-        return base, _preset_of(_run_of(own.parent)) or fallback
+        return base, _preset_of(_run_of(run_config.parent)) or fallback
     elif model:
         path, name = preset_path(model, "--model"), model
     else:
@@ -75,21 +75,21 @@ def base_of(namespace: argparse.Namespace) -> tuple[dict[str, Any], str]:
             code="conflicting-settings",
         )
     if path.suffix == ".json":
-        _remove(base, paths_by(Config, "is_copied", False))
+        _remove(base, setting_paths(Config, "is_copied", False))
     elif (networks := base.get("model", {}).get("networks")) and networks.endswith(".py"):
         base["model"]["networks"] = str(path.parent / user_path(networks))  # it lies beside the file that names it
     return base, name
 
 
-def run_of_settings(namespace: argparse.Namespace) -> Path | None:
+def find_base_run(namespace: argparse.Namespace) -> Path | None:
     """Return the folder of the run whose config.json is the base of the flags; None for a preset."""
     if namespace.preset:
         return None
     if namespace.config:
         path = user_path(namespace.config, "--config")
         return path.parent if path.suffix == ".json" else None
-    own = _config_to_resume(getattr(namespace, "run.out", None), getattr(namespace, "run.resume", None))
-    return own.parent if own else None
+    run_config = _config_to_resume(getattr(namespace, "run.out", None), getattr(namespace, "run.resume", None))
+    return run_config.parent if run_config else None
 
 
 def _preset_of(run: Path) -> str:
@@ -118,7 +118,7 @@ def _remove(base: dict[str, Any], paths: list[tuple[str, ...]]) -> None:
         base.get(table, {}).pop(key, None)
 
 
-def training_of(words: list[str]) -> tuple[Config, str]:
+def parse_training(flags: list[str]) -> tuple[Config, str]:
     """Return the config for flags of `distgan train`, and the preset's name.
 
     Raises UserError, for networks that a run's config.json names and no flag trusts too: what this returns is executed.
@@ -127,8 +127,8 @@ def training_of(words: list[str]) -> tuple[Config, str]:
     for flag in ("--preset", "--config"):
         parser.add_argument(flag)
     add_flags(parser, Config)
-    namespace = parser.parse(words)
-    config = config_from(namespace, *base_of(namespace))
+    namespace = parser.parse(flags)
+    config = config_from(namespace, *load_base(namespace))
     run = config.origin.run
     if run and config.model.networks and "model.networks" not in namespace and not config.run.trust_networks:
         raise UserError(
@@ -140,11 +140,11 @@ def training_of(words: list[str]) -> tuple[Config, str]:
 
 
 def settings_from(model: type[M], settings: dict[str, Any]) -> M:
-    """Return the settings of a command other than training by keyword, as of `config_of`. Raises UserError."""
+    """Return the settings of a command other than training by keyword, as of `build_config`. Raises UserError."""
     return from_flags(model, _namespace(model, settings))
 
 
-def config_of(name: str | os.PathLike[str], settings: dict[str, Any]) -> Config:
+def build_config(name: str | os.PathLike[str], settings: dict[str, Any]) -> Config:
     """Return the config of a preset, or of a .toml or .json file, with `settings` by keyword. Raises UserError."""
     namespace = _namespace(Config, settings)
     path = os.fspath(name)
@@ -153,12 +153,12 @@ def config_of(name: str | os.PathLike[str], settings: dict[str, Any]) -> Config:
         path = str(config)
     flag, value = preset_words("name", path)
     namespace.preset, namespace.config = (value, None) if flag == "--preset" else (None, value)
-    return config_from(namespace, *base_of(namespace))
+    return config_from(namespace, *load_base(namespace))
 
 
 def _namespace(model: type[BaseModel], settings: dict[str, Any]) -> argparse.Namespace:
     """Return settings by keyword, which are the flags' names with underscores, as parsed flags. Raises UserError."""
-    flags = {name.replace("-", "_"): flag for flag in flags_of(model) for name in (flag.name[2:], *flag.old_names)}
+    flags = {name.replace("-", "_"): flag for flag in list_flags(model) for name in (flag.name[2:], *flag.old_names)}
     namespace = argparse.Namespace()
     for key, value in settings.items():
         if key not in flags:
@@ -193,7 +193,7 @@ def with_changes(training: Config, changes: dict[str, dict[str, Any]], name: str
 
     sections = training.model_dump(mode="json", exclude_unset=True)
     sections.get("data", {}).pop("per_rank_batch_size", None)
-    return parse_model(Config, {key: sections.get(key, {}) | own for key, own in changes.items()}, name)
+    return parse_model(Config, {key: sections.get(key, {}) | values for key, values in changes.items()}, name)
 
 
 def config_from(namespace: argparse.Namespace, base: dict[str, Any], preset: str) -> Config:
@@ -202,10 +202,10 @@ def config_from(namespace: argparse.Namespace, base: dict[str, Any], preset: str
     A resumed run keeps the precision that it began with, also where `auto` would choose another one here.
     """
     config = from_flags(Config, namespace, base)
-    if config.run.precision == "auto" and (own := _config_to_resume(config.run.out, config.run.resume)):
-        begun = read_file(own, str(own)).get("run", {}).get("precision")
+    if config.run.precision == "auto" and (run_config := _config_to_resume(config.run.out, config.run.resume)):
+        begun = read_file(run_config, str(run_config)).get("run", {}).get("precision")
         config = config.model_copy(update={"run": config.run.model_copy(update={"precision": begun})})
-    return config.with_origin(Origin(preset, run_of_settings(namespace), frozenset(vars(namespace))))
+    return config.with_origin(Origin(preset, find_base_run(namespace), frozenset(vars(namespace))))
 
 
 def _config_to_resume(out: str | None, resume: str | None) -> Path | None:
@@ -223,7 +223,7 @@ def _config_to_resume(out: str | None, resume: str | None) -> Path | None:
     return path if path.is_file() else None
 
 
-def config_of_run(out: str | None, resume: str) -> Config | None:
+def read_run_config(out: str | None, resume: str) -> Config | None:
     """Return the config of the run or checkpoint that is resumed, None without one that can be read."""
     with suppress(UserError):
         path = _config_to_resume(out, resume)
@@ -233,10 +233,10 @@ def config_of_run(out: str | None, resume: str) -> Config | None:
 
 def config_folder() -> Path:
     """Return the folder of presets: inside an installed wheel, or at the root of a checkout."""
-    return shipped("configs", "config/presets_toml")
+    return shipped_folder("configs", "config/presets_toml")
 
 
-def shipped(name: str, in_wheel: str) -> Path:
+def shipped_folder(name: str, in_wheel: str) -> Path:
     """Return the folder `name` at the root of a checkout, or what a wheel has of it inside the package."""
     package = Path(distgan.__file__).resolve().parent
     return package / in_wheel if (package / in_wheel).is_dir() else package.parent / name

@@ -234,20 +234,20 @@ _MNIST_ONLY = f"those of the report, {MNIST_SPEC.describe()}"
 _MULTIPLES_OF_4 = "sides of 16 to 128 that are multiples of 4, as by --image-size 32"
 
 
-def _built_by(module: str) -> tuple[Lazy, Lazy]:
+def _lazy_builders(module: str) -> tuple[Lazy, Lazy]:
     return Lazy(f"models.{module}:build_generator"), Lazy(f"models.{module}:build_discriminator")
 
 
 _SHAPED = ("leaky_slope", "dropout")
 
 FAMILIES = Registry({
-    "report2023": Family("the networks of the 2023 report", *_built_by("report2023"),
+    "report2023": Family("the networks of the 2023 report", *_lazy_builders("report2023"),
                          settings=("stem", "logit_tail", *_SHAPED), takes_noise_map=True,
                          unsupported=_unlike_mnist, old_names=("seed",)),
-    "dcgan": Family("a small DCGAN pair for a laptop", *_built_by("dcgan"), settings=_SHAPED,
+    "dcgan": Family("a small DCGAN pair for a laptop", *_lazy_builders("dcgan"), settings=_SHAPED,
                     unsupported=_unlike_multiples_of_4, old_names=("small",)),
     "clustered": Family("the dcgan pair, conditioned on k-means clusters of the training images",
-                        *_built_by("clustered"), settings=("clusters", *_SHAPED),
+                        *_lazy_builders("clustered"), settings=("clusters", *_SHAPED),
                         takes_clusters=True, unsupported=_unlike_multiples_of_4),
 })  # fmt: skip
 
@@ -282,10 +282,10 @@ DATASETS = Registry({
     "mnist": DataSource("handwritten digits", Lazy("data.mnist:MNIST"), has_mnist_digits=True),
     "fashion-mnist": DataSource("clothes", Lazy("data.mnist:FASHION_MNIST")),
     "kmnist": DataSource("Japanese characters", Lazy("data.mnist:KMNIST")),
-    "qmnist": DataSource("MNIST made anew", Lazy("data.mnist:QMNIST"), has_mnist_digits=True),
+    "qmnist": DataSource("a reconstruction of MNIST", Lazy("data.mnist:QMNIST"), has_mnist_digits=True),
     "emnist-digits": DataSource("240,000 digits of EMNIST", Lazy("data.mnist:EMNIST_DIGITS"), has_mnist_digits=True),
-    "cifar10": DataSource("photographs of ten things", Lazy("data.torchvision_sets:load_cifar10")),
-    "cifar100": DataSource("photographs of a hundred things", Lazy("data.torchvision_sets:load_cifar100")),
+    "cifar10": DataSource("photographs of 10 classes", Lazy("data.torchvision_sets:load_cifar10")),
+    "cifar100": DataSource("photographs of 100 classes", Lazy("data.torchvision_sets:load_cifar100")),
     "svhn": DataSource("digits of house numbers, in colour", Lazy("data.torchvision_sets:load_svhn")),
     "digits": DataSource("scikit-learn's 8x8 digits, which need no download", Lazy("data.base:digits_source"),
                          has_mnist_digits=True),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from distgan.config.fields import registry_of, setting_info
-from distgan.config.flags import flags_of
+from distgan.config.flags import list_flags
 from distgan.config.schema import Config
 
 
@@ -13,15 +13,15 @@ def with_current_names(value: Any) -> Any:
         return [with_current_names(item) for item in value]
     if not isinstance(value, dict):
         return value
-    keys = {old: flag.path[-1] for flag in flags_of(Config) for old in setting_info(flag.field).old_keys}
-    registries = {flag.path[-1]: names for flag in flags_of(Config) if (names := registry_of(flag.field)) is not None}
+    keys = {old: flag.path[-1] for flag in list_flags(Config) for old in setting_info(flag.field).old_keys}
+    registries = {flag.path[-1]: names for flag in list_flags(Config) if (names := registry_of(flag.field)) is not None}
 
     def current(key: str, item: Any) -> Any:
         names = registries.get(key.removesuffix("s"))  # of a benchmark's matrix: "orders"
         if names is not None and isinstance(item, str):
             return names.current(item)
         if names is not None and isinstance(item, list):
-            return [names.current(each) if isinstance(each, str) else each for each in item]
+            return [names.current(value) if isinstance(value, str) else value for value in item]
         return with_current_names(item)
 
     return {keys.get(key, key): current(key, item) for key, item in value.items()}

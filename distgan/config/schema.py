@@ -49,27 +49,27 @@ class RunConfig(Section):
     out: str | None = setting(
         None,
         "the run's own folder; unset: a new one, runs/<preset>-<number>",
-        min_length=1,
         on_resume="reset",
         is_copied=False,
         may_differ_per_rank=True,
         is_common=True,
+        metavar="DIR",
     )
     resume: str = setting(
         "auto",
         "auto: resume from the newest valid checkpoint of the run in --out, if it holds one. never: only a new "
         "folder. Or the folder of a checkpoint, or of a run, to resume from in a new folder",
         allowed="auto, never, or the folder of a checkpoint or of a run that has one",
-        min_length=1,
         on_resume="reset",
         is_copied=False,
         is_common=True,
+        metavar="auto|never|PATH",
     )
     init_from: str | None = free(
         None,
         "begin with the weights of another run, or of a weights folder or a checkpoint; optimizers are new, and the "
         "step is 0. Without effect on a run that has a checkpoint",
-        min_length=1,
+        metavar="PATH",
     )
     init_sha256: dict[str, str] | None = free(
         None, "SHA-256 of the files that init_from named", allowed="a table of names", is_derived=True, is_copied=False,
@@ -100,6 +100,7 @@ class RunConfig(Section):
         on_resume="reset",
         may_differ_per_rank=True,
         is_common=True,
+        metavar="TIME",
     )
     seed: int = seed_setting(is_common=True)
     engine: EngineName = free("auto", "{names}", is_common=True)
@@ -118,22 +119,22 @@ class RunConfig(Section):
     log_every: int = free(25, "steps between two lines of metrics.jsonl", ge=1, le=_MOST)
     save_every: int = free(1, "epochs between two checkpoints; the end always has one", ge=1, le=_MOST)
     save_every_steps: int | None = free(None, "steps between two checkpoints, besides save_every", ge=1, le=_MOST)
-    keep: int = free(2, "how many of the newest checkpoints stay", ge=2, le=1_000_000)
+    keep: int = free(2, "number of newest checkpoints to keep", ge=2, le=1_000_000)
     keep_best: str | None = free(
         None,
-        "let the best checkpoint by a number of metrics.jsonl stay too, as min:g_loss or, with --eval-every, "
-        "min:raw_fcd",
+        "also keep the best checkpoint by a metric of metrics.jsonl, as min:g_loss or, with --eval-every, min:raw_fcd",
         allowed="min: or max: and one of d_loss, g_loss, real_logits, fake_logits or, with --eval-every, raw_ or ema_ "
         "and one of fcd, agreement, recognisable, coverage, density, kl",
         pattern=r"^(min|max):(d_loss|g_loss|real_logits|fake_logits|"
         r"(raw|ema)_(fcd|agreement|recognisable|coverage|density|kl))$",
+        metavar="METRIC",
     )
     on_save_error: Literal["continue", "stop"] = free(
-        "continue", "what to do while the disk takes no checkpoint; the last one must be written in any case"
+        "continue", "what to do when a checkpoint cannot be written; the last one must be written in any case"
     )
     eval_every: int = free(
         0,
-        "epochs between two evaluations of samples by the judges, into metrics.jsonl; 0: none",
+        "epochs between two evaluations of samples by classifiers (the judges), into metrics.jsonl; 0: none",
         ge=0,
         le=_MOST,
         is_common=True,
@@ -141,7 +142,7 @@ class RunConfig(Section):
     eval_every_steps: int | None = free(None, "steps between two evaluations, besides eval_every", ge=1, le=_MOST)
     eval_num: int | None = free(
         None,
-        "images that the judges see at each of them, at most as many as there are real ones to compare with; unset: "
+        "images per evaluation, at most as many as there are real ones to compare with; unset: "
         "2000, or as many as the targets of --stop-at are for",
         ge=65,
         le=1_000_000,
@@ -150,16 +151,16 @@ class RunConfig(Section):
         None,
         "end the run when evaluations meet these targets: mnist, or a TOML file of targets; unset: train to the last "
         "step",
-        min_length=1,
         may_differ_per_rank=True,
+        metavar="NAME|FILE",
     )
     eval_reference: str | None = free(
         None,
         "folder of the real test images for the evaluations; unset: that of the data",
         flag="eval-data-dir",
         old_flags=("eval-reference",),
-        min_length=1,
         may_differ_per_rank=True,
+        metavar="DIR",
     )
     sample_epochs: Epochs = free(
         [1, 20, 42, 81, 120, 129, 149],
@@ -192,7 +193,7 @@ class ProcessesConfig(Section):
 
     num: int | None = free(
         None,
-        "start that many on this machine; unset: one, or those of accelerate launch, torchrun or srun",
+        "processes to start on this machine; unset: one, or those of accelerate launch, torchrun or srun",
         flag="processes",
         ge=1,
         le=1024,
@@ -236,12 +237,12 @@ class DataConfig(Section):
         None, "own images: what shows through transparent pixels; unset: such images are an error"
     )
     skip_broken: bool = free(False, "own images: leave out unreadable files, also where they are more than 1 %")
-    flip: bool = fixed(False, "mirror each image left to right, or not, at random in each epoch", flag="mirror")
+    flip: bool = fixed(False, "flip images left to right at random, anew in each epoch", flag="mirror")
     cache_dir: str | None = free(
         None,
         "own images: folder for the decoded ones; unset: $XDG_CACHE_HOME/distgan, or ~/.cache/distgan",
-        min_length=1,
         may_differ_per_rank=True,
+        metavar="DIR",
     )
     test: str | None = test_data_setting(on_resume="free", may_differ_per_rank=True)
     fingerprint: str | None = free(
@@ -256,6 +257,7 @@ class DataConfig(Section):
         allowed="an address that starts with http://, https:// or file://",
         pattern=r"^(https?|file)://.+",
         may_differ_per_rank=True,
+        metavar="URL",
     )
     md5: Literal["auto", "require", "accept"] = free(
         "auto",
@@ -299,6 +301,7 @@ class OptimConfig(Section):
         f"image over MNIST's {MNIST_SPEC.height * MNIST_SPEC.width} and the batch of the loss's own weight over this "
         f"one ({', '.join(f'{name}: {loss.penalty_batch}' for name, loss in LOSSES.items() if loss.penalty_batch)})",
         allowed="a number from 0 to 1,000,000, or auto",
+        metavar="X|auto",
     )
     order: OrderName = setting("alternating", "{names}")
     # Adam divides them by 1 - beta1 at first, which float32 has to hold.
@@ -348,9 +351,9 @@ class Config(Section):
         `settings` replace some of them: the flags of `distgan train` with underscores, as `batch_size=128`,
         `data="photos/"`, `max_steps=500`, `out="runs/mine"`. Raises UserError for a name or value that is not allowed.
         """
-        from distgan.config.presets import config_of
+        from distgan.config.presets import build_config
 
-        return config_of(name, settings)
+        return build_config(name, settings)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and self.model_dump() == other.model_dump()  # whatever their origin
@@ -373,8 +376,8 @@ class Config(Section):
         """
         named = self.run.init_from
         run = {"precision": precision, "init_from": named and os.path.abspath(user_path(named, "--init-from"))}
-        own = self.data.model_copy(update={"name": data, "fingerprint": fingerprint})
-        return self.with_images(images).model_copy(update={"data": own, "run": self.run.model_copy(update=run)})
+        data_config = self.data.model_copy(update={"name": data, "fingerprint": fingerprint})
+        return self.with_images(images).model_copy(update={"data": data_config, "run": self.run.model_copy(update=run)})
 
     def with_images(self, images: ImageSpec) -> "Config":
         """Return this config for networks of such images."""

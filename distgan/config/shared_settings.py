@@ -24,7 +24,7 @@ LossName = Annotated[str, OneOf(LOSSES, ((OWN_LOSS, "that of build_loss() in the
 OrderName = Annotated[str, OneOf(ORDERS)]
 EngineName = Annotated[str, OneOf(ENGINES)]
 PrecisionName = Annotated[str, OneOf(PRECISIONS)]
-_AUTO_PRECISION = "bf16 if a short race shows it faster, else fp32: near a tie two runs may choose differently"
+_AUTO_PRECISION = "bf16 if faster in a short timing, else fp32: near a tie two runs may choose differently"
 PrecisionNameOrAuto = Annotated[str, OneOf(PRECISIONS, ((AUTO, _AUTO_PRECISION),))]
 DataNameOrOwn = Annotated[str, OneOf(DATASETS, takes_path=is_data_path)]  # not auto, which may be either
 DataNameOrPath = Annotated[
@@ -58,26 +58,26 @@ TrackerNames = Annotated[
 ]
 Device = Literal["auto", "cpu", "cuda"]
 
-device_setting = partial(setting, "auto", "auto: cuda where there is one")
-data_dir_setting = partial(setting, None, "folder of the data; unset: $DISTGAN_DATA, then ./data", min_length=1)
+device_setting = partial(setting, "auto", "auto: cuda if available")
+data_dir_setting = partial(setting, None, "folder of the data; unset: $DISTGAN_DATA, then ./data", metavar="DIR")
 test_data_setting = partial(
     setting,
     None,
     "own images: path of others like them, which the network is not trained on, to measure quality against; unset: a "
     "part of the training images",
     flag="test-data",
-    min_length=1,
+    metavar="PATH",
 )
 networks_setting = partial(
     free,
     None,
-    "file that defines your own networks, where the weights are of such; it is executed. Unset: the copy in the run, "
+    "for weights of your own networks: the file that defines them, which is executed. Unset: the copy in the run, "
     "with --trust-networks",
     allowed="the path of a .py file, or a module as package.module",
-    min_length=1,
+    metavar="FILE",
 )
-trust_setting = partial(free, False, "execute the networks that a run carries a copy of, which may be anybody's code")
+trust_setting = partial(free, False, "execute the copy of networks in a run: it may be anybody's code")
 seed_setting = partial(setting, 0, "random seed: for weights, order, z and dropout", ge=0, lt=2**31)
 timeout_setting = partial(
-    free, 120.0, "seconds for which a process waits for one that is silent, before the run ends", gt=0, le=86_400
+    free, 120.0, "seconds that a process waits for another one before the run ends", gt=0, le=86_400
 )

@@ -16,14 +16,14 @@ from distgan.config.image_spec import MNIST_SPEC, ImageSpec
 from distgan.config.registry import DATASETS, Lazy, is_data_path
 from distgan.config.schema import Config, DataConfig
 from distgan.data.decoding import Findings, decode_all
-from distgan.data.image_arrays import of_arrays
+from distgan.data.image_arrays import list_arrays
 from distgan.data.image_list import ImageList
 from distgan.data.mnist import OTHERS, IdxFile, Source, download, read_idx
 from distgan.data.own_images import decode_own
 from distgan.data.unused_settings import describe_unused
 from distgan.errors import UserError
 from distgan.utils.paths import user_path
-from distgan.utils.text import counted
+from distgan.utils.text import pluralize
 
 NUM_VARIANTS = 10  # of each of scikit-learn's digits
 NOT_MNIST = "scikit-learn's 8x8 digits, NOT MNIST"
@@ -83,7 +83,7 @@ def load_dataset(
             "with --data PATH",
             code="setting-not-applicable",
         )
-    dataset = resized(_load_named(config, split, may_download=may_download), config, f"--data {config.name}")
+    dataset = resize_dataset(_load_named(config, split, may_download=may_download), config, f"--data {config.name}")
     return _with_warning(dataset, describe_unused(config))
 
 
@@ -102,7 +102,7 @@ def load_own_images(config: DataConfig, *, flag: str = "--data", keep: bool = Tr
     if findings.num_broken:
         name, reason = next(iter(findings.broken.items()))
         verb = "are" if findings.num_broken > 1 else "is"
-        warning = f"{counted(findings.num_broken, 'file')} {verb} left out, as {name!r}, which {reason}"
+        warning = f"{pluralize(findings.num_broken, 'file')} {verb} left out, as {name!r}, which {reason}"
     numbers = torch.zeros(len(images), dtype=torch.int64) if labels is None else torch.from_numpy(labels)
     return Dataset(
         path.name or str(path), torch.from_numpy(images), numbers, str(path), warning=warning,
@@ -124,14 +124,14 @@ def keep_class_names(data: Dataset, fingerprint: str, run: Config) -> Dataset:
     return _with_warning(data._replace(class_names=begun.class_names), warning)
 
 
-def resized(dataset: Dataset, config: DataConfig, where: str) -> Dataset:
+def resize_dataset(dataset: Dataset, config: DataConfig, where: str) -> Dataset:
     """Return a data set with its images of --image-size and --channels. Raises UserError that begins with `where`."""
     spec = dataset.spec
     has_size = config.image_size is None or spec.height == spec.width == config.image_size
     if has_size and config.channels in (None, spec.channels):
         return dataset
     pixels = dataset.images.numpy()
-    source = of_arrays(dataset.name, Path(dataset.source), pixels, None, [], where)
+    source = list_arrays(dataset.name, Path(dataset.source), pixels, None, [], where)
     decoded = decode_all(source, config, where)
     return dataset._replace(images=torch.from_numpy(decoded.images))
 
@@ -141,7 +141,7 @@ def _load_named(config: DataConfig, split: Split, *, may_download: bool) -> Data
     if name not in SOURCES:
         return DATASETS[name].load(config, split)
     source, (folder, is_named) = (SOURCES if split == "train" else TEST_SOURCES)[name], data_folder(config)
-    if find(source, folder) is None:
+    if find_folder(source, folder) is None:
         try:
             if not config.download:
                 raise UserError("not downloaded, by --no-download", code="download-failed")
@@ -157,7 +157,7 @@ def _load_named(config: DataConfig, split: Split, *, may_download: bool) -> Data
                 "files in place, their folder by --data-dir or $DISTGAN_DATA, or --data digits",
                 code="no-data",
             ) from error
-    return read(name, source, folder, is_named, config.md5)
+    return read_folder(name, source, folder, is_named, config.md5)
 
 
 def data_folder(config: DataConfig) -> tuple[Path, bool]:
@@ -166,7 +166,7 @@ def data_folder(config: DataConfig) -> tuple[Path, bool]:
     return (user_path(named, "--data-dir" if config.dir else "$DISTGAN_DATA"), True) if named else (Path("data"), False)
 
 
-def find(source: Source, folder: Path) -> Path | None:
+def find_folder(source: Source, folder: Path) -> Path | None:
     """Return the folder of the two files: torchvision's layout or the folder itself, packed or not; None without."""
     for raw in (folder / source.folder / "raw", folder):
         if all(any((raw / f"{name}{end}").is_file() for end in ("", ".gz")) for name in (source.images, source.labels)):
@@ -174,9 +174,9 @@ def find(source: Source, folder: Path) -> Path | None:
     return None
 
 
-def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> Dataset:
+def read_folder(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> Dataset:
     """Read the data set of a folder that has it. Raises UserError for invalid files."""
-    raw = find(source, folder)
+    raw = find_folder(source, folder)
     assert raw is not None
     remedy = "delete it to have it downloaded again, or put the right file in its place"
     # Whoever accepts other contents accepts another number of images with them.
@@ -190,17 +190,17 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
             f"{raw / source.images}: {len(images.values)} images. Expected: 2 or more; {remedy}", code="bad-dataset"
         )
     warnings = [
-        _check_sum(found, sums, name, is_named, rule, remedy)
-        for found, (_, *sums) in zip((images, labels), source.files(), strict=True)
+        _check_sum(file, sums, name, is_named, rule, remedy)
+        for file, (_, *sums) in zip((images, labels), source.files(), strict=True)
     ]
     warning = "; ".join(filter(None, warnings)) or None
 
     classes = labels.values[:, 0] if columns else labels.values
     highest = MNIST_SPEC.num_classes - 1
     if classes.min() < 0 or classes.max() > highest:
-        found = f"{classes.min()} to {classes.max()}"
+        label_range = f"{classes.min()} to {classes.max()}"
         raise UserError(
-            f"{raw / source.labels}: labels from {found}. Expected: 0 to {highest}; {remedy}", code="bad-dataset"
+            f"{raw / source.labels}: labels from {label_range}. Expected: 0 to {highest}; {remedy}", code="bad-dataset"
         )
     pixels = torch.from_numpy(images.values)
     if source.is_transposed:
@@ -209,33 +209,33 @@ def read(name: str, source: Source, folder: Path, is_named: bool, rule: str) -> 
     return Dataset(name, pixels, labels_of_all, str(raw), warning=warning, class_names=MNIST_SPEC.class_names)
 
 
-def _check_sum(found: IdxFile, published: list[str], name: str, is_named: bool, rule: str, remedy: str) -> str | None:
+def _check_sum(file: IdxFile, published: list[str], name: str, is_named: bool, rule: str, remedy: str) -> str | None:
     """Return what to say of contents that are not known to be the published ones, or None.
 
     Raises UserError for those of another set, and for unknown ones that the rule does not take.
     """
-    if found.sums[found.path] & set(published):
+    if file.sums[file.path] & set(published):
         return None
-    for other, *known in _published():
-        for path, sums in found.sums.items():
+    for other, *known in _list_published():
+        for path, sums in file.sums.items():
             if sums & set(known):
                 raise UserError(
                     f"{path}: its md5 is that of {other}. Expected: the files of {name}, each in its place",
                     code="checksum-mismatch",
                 )
     unpacked, packed = published
-    differs = f"{found.path}: its md5 {found.md5} " + (
+    differs = f"{file.path}: its md5 {file.md5} " + (
         f"is not the published {unpacked}"
         if unpacked
         else f"can't be compared: the only published sum is {packed or 'none'}, of the packed file"
     )
     if rule == "require" or (rule == "auto" and unpacked and not is_named):
         other = "" if rule == "require" else ", or name its folder by --data-dir to take it as it is"
-        raise UserError(f"{differs}; {remedy}{other}", code="checksum-mismatch")
+        raise UserError(f"{differs}. Expected: the published file: {remedy}{other}", code="checksum-mismatch")
     return f"{differs}; taken as it is" if is_named or rule == "accept" else None
 
 
-def _published() -> Iterator[tuple[str, ...]]:
+def _list_published() -> Iterator[tuple[str, ...]]:
     """Yield each file of a published set in words, with its checksums."""
     for sources in (SOURCES, TEST_SOURCES):
         for name, source in sources.items():

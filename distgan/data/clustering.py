@@ -29,11 +29,11 @@ def check_clusters(num: int, num_images: int, groups: int) -> None:
 
 def cluster_within(images: Tensor, groups: Tensor, num: int) -> Tensor:
     """Cluster within each group of images, (N,) of small numbers. Return group * `num` + cluster, (N,)."""
-    found = groups * num
+    clusters = groups * num
     for group in groups.unique():
-        own = groups == group
-        found[own] += cluster(images[own], num)
-    return found
+        mask = groups == group
+        clusters[mask] += cluster(images[mask], num)
+    return clusters
 
 
 def cluster(images: Tensor, num: int, seed: int = 0) -> Tensor:
@@ -46,19 +46,19 @@ def cluster(images: Tensor, num: int, seed: int = 0) -> Tensor:
     """
     if num == 1:
         return torch.zeros(len(images), dtype=torch.int64)  # without the outlines, which take seconds
-    points = torch.cat([_outlines(_upright(_small_greys(part))) for part in images.split(_ROWS)])
+    points = torch.cat([_edge_features(_deskew(_small_greys(part))) for part in images.split(_ROWS)])
     chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:num]
-    centres, found = points[chosen], torch.full((len(points),), -1)
+    centres, assigned = points[chosen], torch.full((len(points),), -1)
     for _ in range(_ROUNDS):
         nearest = _nearest(points, centres)
-        if torch.equal(nearest, found):
+        if torch.equal(nearest, assigned):
             break
-        found = nearest
-        sums = torch.zeros_like(centres).index_add_(0, found, points).long()
-        counts = found.bincount(minlength=len(centres)).unsqueeze(1)
+        assigned = nearest
+        sums = torch.zeros_like(centres).index_add_(0, assigned, points).long()
+        counts = assigned.bincount(minlength=len(centres)).unsqueeze(1)
         means = (2 * sums + counts).div((2 * counts).clamp(min=1), rounding_mode="floor")
         centres = torch.where(counts > 0, means.float(), centres)
-    return found
+    return assigned
 
 
 def _small_greys(images: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def _small_greys(images: Tensor) -> Tensor:
     return sums.div(block * block, rounding_mode="floor").to(torch.uint8)
 
 
-def _upright(images: Tensor) -> Tensor:
+def _deskew(images: Tensor) -> Tensor:
     """Shear (N, H, W) uint8, each about its middle, until it is upright. Return (N, H, W) int64, 0 to 255.
 
     So that its greys' covariance of row and column is zero, to a 256th of a pixel a row; by at most two pixels a row.
@@ -96,7 +96,7 @@ def _upright(images: Tensor) -> Tensor:
     return ((256 - shift % 256) * first + shift % 256 * second) // 256
 
 
-def _outlines(greys: Tensor) -> Tensor:
+def _edge_features(greys: Tensor) -> Tensor:
     """Return the edges of each cell of (N, H, W) in eight directions: (N, 8 * cells), integers as float32.
 
     After Dalal and Triggs 2005. A gradient is the sum of one along an axis and one along a diagonal.
@@ -116,9 +116,9 @@ def _outlines(greys: Tensor) -> Tensor:
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
     """Return the nearest centre of each point, (N,); the first of two that are as near."""
     squares, num = centres.square().sum(1), len(centres)
-    found = []
+    indices = []
     for part in points.split(_ROWS):
         # Each of these sums is of integers, and below 2^24 in size: float32 holds it exactly.
         distances = (squares - 2 * part @ centres.T).long()
-        found.append((distances * num + torch.arange(num)).argmin(1))
-    return torch.cat(found)
+        indices.append((distances * num + torch.arange(num)).argmin(1))
+    return torch.cat(indices)

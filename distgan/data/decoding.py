@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict
 from distgan.config.schema import DataConfig
 from distgan.data.image_source import ImageSource
 from distgan.errors import UserError, first_line
-from distgan.utils.operating_system import cores
+from distgan.utils.operating_system import count_cores
 from distgan.utils.parts_progress import PartsProgress
-from distgan.utils.text import counted
+from distgan.utils.text import pluralize
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
     num = len(source.names)
     # Pillow's warnings: of large images, which are limited here, and of files that it then reads or does not.
     with warnings.catch_warnings(action="ignore"), PartsProgress(2 * num, f"reading {num:,} images") as progress:
-        headers = _in_parallel(lambda index: _header(source, index, config), range(num), progress)
+        headers = _map_in_threads(lambda index: _header(source, index, config), range(num), progress)
         readable = [index for index, header in enumerate(headers) if isinstance(header, _Header)]
         broken = {index: header.reason for index, header in enumerate(headers) if isinstance(header, _Broken)}
         _check_broken(broken, source, config, where)
@@ -126,7 +126,7 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
                 return _Broken(_reason(error))
             return hashlib.blake2b(pixels[row].data, digest_size=16).digest()
 
-        digests = _in_parallel(decode, range(len(readable)), progress)
+        digests = _map_in_threads(decode, range(len(readable)), progress)
     broken |= {readable[row]: digest.reason for row, digest in enumerate(digests) if isinstance(digest, _Broken)}
     _check_broken(broken, source, config, where)
     rows = [row for row, digest in enumerate(digests) if not isinstance(digest, _Broken)]
@@ -137,7 +137,7 @@ def decode_all(source: ImageSource, config: DataConfig, where: str) -> Decoded:
     labels = None if source.labels is None else np.array([source.labels[readable[row]] for row in rows], np.int64)
     hashes = [digest for digest in digests if not isinstance(digest, _Broken)]
     unused = _describe_unused(source, known, config)
-    findings = _findings(source, known, broken, labels, len(rows) - len(set(hashes)), unused, has_colour=has_colour[0])
+    findings = _summarise(source, known, broken, labels, len(rows) - len(set(hashes)), unused, has_colour=has_colour[0])
     indices = np.array([readable[row] for row in rows], np.int64)
     return Decoded(images, labels, findings, indices, np.frombuffer(b"".join(hashes), np.uint8).reshape(len(rows), -1))
 
@@ -152,7 +152,7 @@ def _describe_unused(source: ImageSource, headers: dict[int, _Header], config: D
     return notes
 
 
-def _findings(
+def _summarise(
     source: ImageSource,
     headers: dict[int, _Header],
     broken: dict[int, str],
@@ -164,15 +164,17 @@ def _findings(
 ) -> Findings:
     used = [header for index, header in headers.items() if index not in broken]
     counts = [] if labels is None else np.bincount(labels, minlength=len(source.class_names)).tolist()
-    said = Counter(header.note for header in used if header.note)
+    note_counts = Counter(header.note for header in used if header.note)
     notes += [] if has_colour else ["all images are grey, stored in colour: --channels 1 takes a third of the memory"]
-    notes += [*source.notes, *(f"{counted(num, 'file')} with {note}" for note, num in said.items())]
+    notes += [*source.notes, *(f"{pluralize(num, 'file')} with {note}" for note, num in note_counts.items())]
     small = [(name, count) for name, count in zip(source.class_names, counts, strict=True) if count < _FEW]
-    notes += [f"class {name!r} has {counted(count, 'image')}" for name, count in small[:_SHOWN]]
+    notes += [f"class {name!r} has {pluralize(count, 'image')}" for name, count in small[:_SHOWN]]
     if len(small) > _SHOWN:
         notes.append(f"{len(small) - _SHOWN:,} more classes have fewer than {_FEW} images")
     if num_duplicates:
-        notes.append(f"{counted(num_duplicates, 'image')} {'are' if num_duplicates > 1 else 'is'} equal to another one")
+        notes.append(
+            f"{pluralize(num_duplicates, 'image')} {'are' if num_duplicates > 1 else 'is'} equal to another one"
+        )
     return Findings(
         kind=source.kind,
         num_images=len(used),
@@ -186,7 +188,7 @@ def _findings(
     )
 
 
-def _in_parallel(take: Callable[[int], T], indices: range, progress: PartsProgress) -> list[T]:
+def _map_in_threads(take: Callable[[int], T], indices: range, progress: PartsProgress) -> list[T]:
     """Return `take(index)` of each, by as many threads as there are cores: Pillow lets go of the interpreter."""
     is_over = threading.Event()
 
@@ -194,15 +196,15 @@ def _in_parallel(take: Callable[[int], T], indices: range, progress: PartsProgre
         return [] if is_over.is_set() else [take(index) for index in part]
 
     parts = [indices[start : start + _PART] for start in range(0, len(indices), _PART)]
-    found: list[T] = []
-    with ThreadPoolExecutor(cores()) as pool:
+    results: list[T] = []
+    with ThreadPoolExecutor(count_cores()) as pool:
         try:
             for part in pool.map(take_part, parts):
-                found += part
+                results += part
                 progress.advance(len(part))
         finally:
             is_over.set()  # after an error, or Ctrl-C, the rest is not waited for
-    return found
+    return results
 
 
 def _reason(error: Exception) -> str:
@@ -250,8 +252,8 @@ def _orientation(image: Image.Image) -> int:
     """Return EXIF's orientation, 1 where there is none; of a PNG only one that stands before its pixels."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1
-    found = image.getexif().get(0x0112, 1)
-    return found if found in _TURNED else 1
+    orientation = image.getexif().get(0x0112, 1)
+    return orientation if orientation in _TURNED else 1
 
 
 def _check_broken(broken: dict[int, str], source: ImageSource, config: DataConfig, where: str) -> None:
@@ -262,7 +264,7 @@ def _check_broken(broken: dict[int, str], source: ImageSource, config: DataConfi
     index, reason = min(broken.items())
     advice = "" if len(broken) == num else ", or --skip-broken to leave out all of these"
     raise UserError(
-        f"{where}: {len(broken):,} of {counted(num, 'file')} can't be used, as {source.names[index]!r}, which "
+        f"{where}: {len(broken):,} of {pluralize(num, 'file')} can't be used, as {source.names[index]!r}, which "
         f"{reason}. Expected: at most {_MAX_BROKEN:.0%} of them{advice}",
         code="bad-images",
     )
@@ -325,7 +327,7 @@ def _to_array(image: Image.Image, channels: int, background: str | None, size: t
     image = image.convert("L" if channels == 1 else "RGB")
     if orientation in _TURNED:
         image = image.transpose(_TURNED[orientation])
-    return np.asarray(_fitted(image, *size))
+    return np.asarray(_fit_image(image, *size))
 
 
 def _without_alpha(image: Image.Image, background: str | None) -> Image.Image:
@@ -339,7 +341,7 @@ def _without_alpha(image: Image.Image, background: str | None) -> Image.Image:
     return below
 
 
-def _fitted(image: Image.Image, width: int, height: int) -> Image.Image:
+def _fit_image(image: Image.Image, width: int, height: int) -> Image.Image:
     """Return the middle of an image, resized (Lanczos) so that the shorter of its sides just fits."""
     scale = min(image.width / width, image.height / height)
     if scale == 1:  # nothing to resample

@@ -16,8 +16,8 @@ from distgan.data.image_source import FORMATS, ImageSource, natural_key
 from distgan.errors import UserError, first_line
 
 
-def of_npz(path: Path, where: str) -> ImageSource:
-    """Read `images`, and `labels` if there are any, in one of the shapes of `of_arrays`. Raises UserError."""
+def list_npz(path: Path, where: str) -> ImageSource:
+    """Read `images`, and `labels` if there are any, in one of the shapes of `list_arrays`. Raises UserError."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -50,11 +50,11 @@ def of_npz(path: Path, where: str) -> ImageSource:
         ) from error
     notes = [f"{name!r} is not used" for name in names if name not in ("images", "labels", "notice")]
     facts = path.stat()
-    source = of_arrays(".npz", path, images, labels, notes, where)
+    source = list_arrays(".npz", path, images, labels, notes, where)
     return source._replace(stamp=[facts.st_size, facts.st_mtime_ns])
 
 
-def of_arrays(
+def list_arrays(
     kind: str, path: Path, images: np.ndarray, labels: np.ndarray | None, notes: list[str], where: str
 ) -> ImageSource:
     """List images (N, H, W), (N, H, W, C) or (N, C, H, W) uint8 that are in memory."""
@@ -106,7 +106,7 @@ def _check_pixels(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> N
         )
 
 
-def of_parquet(path: Path, where: str) -> ImageSource:
+def list_parquet(path: Path, where: str) -> ImageSource:
     """Read Hugging Face's form: a column of images, {bytes, path}, and a column `label` if there is one."""
     try:
         import pyarrow.parquet as pq

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from distgan.data.decoding import Decoded, Findings
 from distgan.errors import UserError, first_line, print_line
 from distgan.utils.files import TEMPORARY, read_tensors, write_arrays, write_atomic
-from distgan.utils.locks import held_lock
+from distgan.utils.locks import hold_lock
 from distgan.utils.paths import user_path
 
 _VERSION = 3  # of the rules by which images are decoded, and of the file
@@ -31,27 +31,27 @@ def cache_folder(named: str | None) -> Path:
     return user_path(base, "$XDG_CACHE_HOME") / "distgan" / "images"
 
 
-def key_of(*facts: Any) -> str:
+def cache_key(*facts: Any) -> str:
     """Return the name of what was decoded from files of these facts, by these rules."""
     text = json.dumps([_VERSION, PIL.__version__, facts], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def cached(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool = True) -> Decoded:
+def use_cache(folder: Path, key: str, decode: Callable[[], Decoded], *, keep: bool = True) -> Decoded:
     """Return what `decode` gives, or gave another time; of several processes, on several machines too, one decodes.
 
     A damaged file is written anew. A folder that can't be written to is a warning, and nothing is kept.
     """
     path = folder / f"{key}.safetensors"
-    if found := _read(path):
-        return found
+    if images := _read(path):
+        return images
     if not keep:
         return decode()
     with suppress(OSError):  # the warning below names it
         folder.mkdir(parents=True, exist_ok=True)
-    with held_lock(folder / f"{key}.lock", f"another process decodes these images, into {path}: waiting for it"):
-        if found := _read(path, says_damage=False):  # by the process that was waited for
-            return found
+    with hold_lock(folder / f"{key}.lock", f"another process decodes these images, into {path}: waiting for it"):
+        if images := _read(path, says_damage=False):  # by the process that was waited for
+            return images
         decoded = decode()
         _clear_leftovers(folder)
         arrays = {key: value for key, value in decoded._asdict().items() if isinstance(value, np.ndarray)}

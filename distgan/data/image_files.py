@@ -19,7 +19,7 @@ from distgan.config.registry import DATA_FILES
 from distgan.data.image_source import FORMATS, ImageSource, natural_key
 from distgan.errors import UserError, first_line, not_readable
 from distgan.utils.files import is_ignorable
-from distgan.utils.text import counted
+from distgan.utils.text import pluralize
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _LABELS = "dataset.json"  # of StyleGAN's archives
@@ -37,7 +37,7 @@ class _Arranged(NamedTuple):
     notes: list[str]
 
 
-def of_folder(path: Path, where: str) -> ImageSource:
+def list_folder(path: Path, where: str) -> ImageSource:
     """List the images of a folder, whose sub-folders are classes if it has several. Raises UserError."""
     hidden: list[str] = []
     files = dict(_walk(path, where, hidden))
@@ -87,8 +87,8 @@ def _walk(folder: Path, where: str, hidden: list[str]) -> Iterator[tuple[str, tu
                 yield name, _NO_FILE
 
 
-def of_zip(path: Path, where: str) -> ImageSource:
-    """List the images of a .zip as `of_folder` does; nothing is unpacked. Raises UserError."""
+def list_zip(path: Path, where: str) -> ImageSource:
+    """List the images of a .zip as `list_folder` does; nothing is unpacked. Raises UserError."""
     try:
         archive = zipfile.ZipFile(path)
         # Some programs for Windows write \\ between folders, against the format's own rule.
@@ -125,7 +125,7 @@ def of_zip(path: Path, where: str) -> ImageSource:
     read_labels = (lambda: read(_LABELS)) if _LABELS in entries else None
     arranged = _arrange(names, hidden, read_labels, where)
     if num_twice:
-        arranged.notes.append(f"{counted(num_twice, 'file')} of a name that another one has: the last is used")
+        arranged.notes.append(f"{pluralize(num_twice, 'file')} of a name that another one has: the last is used")
 
     def open_image(index: int) -> Image.Image:
         return Image.open(io.BytesIO(read(arranged.names[index])), formats=FORMATS)
@@ -140,17 +140,17 @@ def _arrange(files: list[str], hidden: list[str], read_labels: Callable[[], byte
     others = [name for name in files if not name.lower().endswith(SUFFIXES) and name != _LABELS]
     if not names:
         sources = sorted(name for name in others if name.lower().endswith((*DATA_FILES, ".csv")))
-        found = f"only hidden files, as {min(hidden)!r}" if hidden else "it is empty"
+        content = f"only hidden files, as {min(hidden)!r}" if hidden else "it is empty"
         if others:
-            found = f"only {counted(len(others), 'other file')}, as {(sources or sorted(others))[0]!r}"
+            content = f"only {pluralize(len(others), 'other file')}, as {(sources or sorted(others))[0]!r}"
         advice = f", or {sources[0]!r} by itself" if sources else ""
         raise UserError(
-            f"{where}: holds no images, {found}. Expected: images as {', '.join(SUFFIXES)}{advice}", code="bad-images"
+            f"{where}: holds no images, {content}. Expected: images as {', '.join(SUFFIXES)}{advice}", code="bad-images"
         )
     notes = []
     if others:
         verb = "are" if others[1:] else "is"
-        notes.append(f"{counted(len(others), 'other file')} {verb} not used, as {min(others)!r}")
+        notes.append(f"{pluralize(len(others), 'other file')} {verb} not used, as {min(others)!r}")
     if read_labels is not None:
         return _by_dataset_json(names, read_labels, notes, where)
 
@@ -161,7 +161,7 @@ def _arrange(files: list[str], hidden: list[str], read_labels: Callable[[], byte
     loose = [name for name in names if "/" not in name[start:]]
     if loose and len(loose) < len(names):
         raise UserError(
-            f"{where}: has {counted(len(loose), 'image')} beside folders, as {loose[0]!r}, and "
+            f"{where}: has {pluralize(len(loose), 'image')} beside folders, as {loose[0]!r}, and "
             f"{len(names) - len(loose):,} in folders. Expected: all in class folders, or all beside each other",
             code="bad-images",
         )
@@ -190,7 +190,7 @@ def _by_dataset_json(names: list[str], read: Callable[[], bytes], notes: list[st
         known = None if pairs is None else {str(name): label for name, label in pairs}
     except (*_DAMAGED, TypeError, KeyError, RecursionError) as error:
         raise UserError(
-            f'{where}: its {_LABELS} is not of the form {{"labels": [[NAME, CLASS], ...]}} ({first_line(error)})',
+            f'{where}: invalid {_LABELS} ({first_line(error)}). Expected: {{"labels": [[NAME, CLASS], ...]}}',
             code="bad-images",
         ) from error
     if known is None:

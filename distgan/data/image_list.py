@@ -16,7 +16,7 @@ from distgan.utils.files import pack_tensors, read_tensors, write_atomic
 FILE = "images.safetensors"
 _DIGEST = 8  # bytes that are kept of an image's hash: they tell a changed image, and prove nothing
 _MAX_NAMES = 2**28  # bytes
-_WITH_NAMES = ("folder", ".zip")  # kinds of sources whose images have names of their own; others count theirs
+_WITH_NAMES = ("folder", ".zip")  # kinds of sources whose images have their own names; others count them
 
 
 class ImageList(NamedTuple):
@@ -39,8 +39,8 @@ class ImageList(NamedTuple):
         facts = {"kind": self.kind, "class_names": json.dumps(self.class_names)}
         write_atomic(path, pack_tensors(tensors, facts))
 
-    def of_image(self, index: int) -> str:
-        """Return which image that is, in words."""
+    def locate(self, index: int) -> str:
+        """Return where an image is: its name, or its number and class."""
         name = repr(self.names[index]) if self.kind in _WITH_NAMES else self.names[index]
         has_class = self.labels is not None and self.kind not in _WITH_NAMES
         return f"{name} of class {self._class_of(index)!r}" if has_class else name
@@ -68,10 +68,10 @@ def read_list(path: Path) -> ImageList | None:
             text = zlib.decompressobj().decompress(packed, _MAX_NAMES)
             names = text.decode("utf-8", "surrogateescape").split("\0")
         labels = tensors["labels"].numpy() if "labels" in tensors else None
-        found = ImageList(kind, names, labels, json.loads(facts["class_names"]), digests)
+        image_list = ImageList(kind, names, labels, json.loads(facts["class_names"]), digests)
         if len(names) == len(digests) and digests.shape[1] == _DIGEST:
-            found._keys()  # raises for labels of classes that have no name
-            return found
+            image_list._keys()  # raises for labels of classes that have no name
+            return image_list
     return None
 
 
@@ -93,8 +93,8 @@ def first_difference(before: ImageList, now: ImageList) -> str:
         return ""
     counts = f"{len(old):,} images then, {len(new):,} now"
     if at < common:
-        return f"{now.of_image(at)} is not what it was ({counts})"
-    return f"{before.of_image(at)} is gone ({counts})" if at < len(old) else f"{now.of_image(at)} was added ({counts})"
+        return f"{now.locate(at)} is not what it was ({counts})"
+    return f"{before.locate(at)} is gone ({counts})" if at < len(old) else f"{now.locate(at)} was added ({counts})"
 
 
 def _difference_of_files(before: ImageList, now: ImageList) -> str:
@@ -103,10 +103,10 @@ def _difference_of_files(before: ImageList, now: ImageList) -> str:
     added = [index for index, name in enumerate(new) if name not in old]
     changed = [index for index, name in enumerate(new) if name in old and old[name] != new[name]]
     kinds = [(removed, before, "removed"), (added, now, "added"), (changed, now, "changed")]
-    first = [(indices[0], images.of_image(indices[0]), what) for indices, images, what in kinds if indices]
+    first = [(indices[0], images.locate(indices[0]), what) for indices, images, what in kinds if indices]
     if not first:
         at = next((at for at, (a, b) in enumerate(zip(old, new, strict=True)) if a != b), None)
-        return "" if at is None else f"{now.of_image(at)} is in another place of the order"
+        return "" if at is None else f"{now.locate(at)} is in another place of the order"
     _, name, what = min(first)
     return (
         f"{name} was {what} (in all: "

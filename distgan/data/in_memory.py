@@ -49,7 +49,7 @@ class Dataset:
 
     def prepare(self, config: DataConfig) -> base.Dataset:
         """Return the images as a training takes them: of `config.image_size` and `config.channels` if these are set."""
-        return base.resized(self._dataset(), config, "dataset")
+        return base.resize_dataset(self._dataset(), config, "dataset")
 
     def _dataset(self) -> base.Dataset:
         return base.Dataset(

@@ -59,7 +59,8 @@ def steps_in_epoch(num_images: int, size: int, drop_last: bool, *, fewest: int =
         if not steps:
             raise UserError(
                 f"--batch-size: with --drop-last none of the {num_images:,} images is left ({size}). Expected: at most "
-                f"{num_images}"
+                f"{num_images}",
+                code="conflicting-settings",
             )
         return steps
     if 0 < left < fewest:
@@ -152,13 +153,13 @@ class Batches:
                 upload(torch.randint(2, (len(self.images),), generator=generator).bool(), self.is_flipped)
             self._epoch = epoch
 
-    def take(self, own: Tensor) -> tuple[Tensor, Tensor]:
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return images (N, C, H, W) in [-1, 1] and labels (N,) of these indices, (N,) on the device."""
-        images = self.images[own]
+        images = self.images[rows]
         if self.is_flipped is not None:
-            flipped = self.is_flipped[own].view(-1, *[1] * (images.ndim - 1))
+            flipped = self.is_flipped[rows].view(-1, *[1] * (images.ndim - 1))
             images = torch.where(flipped, images.flip(-1), images)
-        return scale(images), self.labels[own]
+        return scale(images), self.labels[rows]
 
 
 def scale(images: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def download(source: Source, folder: Path, config: DataConfig, split: str = "tra
             f"torchvision, which downloads it, does not import ({error})", code="missing-package"
         ) from error
 
-    with _made(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary, _fetching():
+    with _new_folder(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary, _timeouts():
         arguments: dict[str, Any] = {"QMNIST": {"what": split}, "EMNIST": {"split": "digits"}}.get(name, {})
         try:
             _from_mirror(getattr(datasets, name), config)(temporary, download=True, **arguments)
@@ -176,7 +176,7 @@ def _from_mirror(dataset: type, config: DataConfig) -> type:
 
 
 @contextmanager
-def _made(folder: Path) -> Iterator[None]:
+def _new_folder(folder: Path) -> Iterator[None]:
     """Create the folder, and remove it again if it is new and stays empty."""
     is_new = not folder.exists()
     try:
@@ -199,7 +199,7 @@ class _LocalFiles(urllib.request.FileHandler):
 
 
 @contextmanager
-def _fetching() -> Iterator[None]:
+def _timeouts() -> Iterator[None]:
     """Limit each wait for a mirror, which torchvision does not, and let it read file:// addresses."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
@@ -236,34 +236,34 @@ def read_idx(path: Path, shape: tuple[int | None, ...], remedy: str, packed_md5:
     file that does not hold it. Raises UserError. Nothing is allocated on the word of a header: a file is no
     larger than it is, and a packed one is unpacked no further than `shape` allows.
     """
-    found = packed = path.with_name(path.name + ".gz")
+    existing = packed = path.with_name(path.name + ".gz")
     try:
         sums = {packed: {_md5_of(packed)}} if packed.is_file() else {}
         if path.is_file() and not (packed_md5 and packed_md5 in sums.get(packed, ())):
-            found, sums[path] = path, set()
-        with cast(Any, gzip.open(found) if found == packed else found.open("rb")) as file:
+            existing, sums[path] = path, set()
+        with cast(Any, gzip.open(existing) if existing == packed else existing.open("rb")) as file:
             head = file.read(4 + 4 * len(shape))
-            dtype, stated = _header(head, shape, found, remedy)
+            dtype, stated = _header(head, shape, existing, remedy)
             promised = dtype.itemsize * math.prod(stated)
             most = dtype.itemsize * math.prod(size or 1_000_000 for size in shape)
-            data = _read_up_to(file, min(promised, path.stat().st_size if found == path else most))
+            data = _read_up_to(file, min(promised, path.stat().st_size if existing == path else most))
             num_more = len(file.read(1))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{found}: damaged ({error}); {remedy}", code="bad-dataset") from error
+        raise UserError(f"{existing}: damaged ({error}). Expected: {remedy}", code="bad-dataset") from error
     except OSError as error:
-        raise not_readable(found, error, f"; {remedy}") from error
+        raise not_readable(existing, error, remedy) from error
     size, due = len(head) + len(data), len(head) + promised
     fault = f"cut short: {size:,} bytes where its header promises {due:,}" if len(data) < promised else ""
     if num_more:
-        what = "too long, or damaged" if found == packed else "too long"
+        what = "too long, or damaged" if existing == packed else "too long"
         fault = f"{what}: more than {size:,} bytes where its header promises {due:,}"
     if fault:
-        raise UserError(f"{found}: {fault}; {remedy}", code="bad-dataset")
+        raise UserError(f"{existing}: {fault}. Expected: {remedy}", code="bad-dataset")
     md5 = hashlib.md5(head, usedforsecurity=False)
     md5.update(data.data)
     values = data.view(dtype).reshape(stated)
-    sums[found].add(md5.hexdigest())
-    return IdxFile(values, found, md5.hexdigest(), sums)
+    sums[existing].add(md5.hexdigest())
+    return IdxFile(values, existing, md5.hexdigest(), sums)
 
 
 def _header(

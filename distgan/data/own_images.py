@@ -9,9 +9,9 @@ from distgan.config.flags import did_you_mean_path
 from distgan.config.registry import IN_MEMORY
 from distgan.config.schema import DataConfig
 from distgan.data.decoding import Decoded, decode_all
-from distgan.data.image_arrays import of_npz, of_parquet
-from distgan.data.image_cache import cache_folder, cached, key_of
-from distgan.data.image_files import SUFFIXES, of_folder, of_zip
+from distgan.data.image_arrays import list_npz, list_parquet
+from distgan.data.image_cache import cache_folder, cache_key, use_cache
+from distgan.data.image_files import SUFFIXES, list_folder, list_zip
 from distgan.data.image_source import ImageSource
 from distgan.errors import UserError, not_readable
 from distgan.utils.paths import user_path
@@ -20,7 +20,7 @@ ALLOWED = (
     "a folder of images or of class folders, a .zip of one, an .npz with images (uint8) and, if there are any, labels, "
     "or .parquet of Hugging Face's form"
 )
-_READERS: dict[str, Callable[[Path, str], ImageSource]] = {".zip": of_zip, ".npz": of_npz, ".parquet": of_parquet}
+_READERS: dict[str, Callable[[Path, str], ImageSource]] = {".zip": list_zip, ".npz": list_npz, ".parquet": list_parquet}
 
 
 def decode_own(config: DataConfig, flag: str, *, keep: bool) -> tuple[ImageSource, Decoded]:
@@ -33,9 +33,9 @@ def decode_own(config: DataConfig, flag: str, *, keep: bool) -> tuple[ImageSourc
         )
     source = find_source(Path(os.path.abspath(user_path(config.name, flag))), flag)
     rules = (config.image_size, config.channels, config.background, config.skip_broken)
-    key = key_of(source.kind, source.stamp, source.class_names, rules)
+    key = cache_key(source.kind, source.stamp, source.class_names, rules)
     where = f"{flag} {config.name}"
-    return source, cached(cache_folder(config.cache_dir), key, lambda: decode_all(source, config, where), keep=keep)
+    return source, use_cache(cache_folder(config.cache_dir), key, lambda: decode_all(source, config, where), keep=keep)
 
 
 def find_source(path: Path, flag: str) -> ImageSource:
@@ -45,7 +45,7 @@ def find_source(path: Path, flag: str) -> ImageSource:
     try:
         if path.is_dir():
             is_parquet = any(name.endswith(".parquet") for name in os.listdir(path))
-            return of_parquet(path, where) if is_parquet else of_folder(path, where)
+            return list_parquet(path, where) if is_parquet else list_folder(path, where)
         if not path.exists():
             guess = did_you_mean_path(str(path)) or "."
             raise UserError(f"{where}: does not exist{guess} Expected: {ALLOWED}", code="no-data")

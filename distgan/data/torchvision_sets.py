@@ -35,7 +35,7 @@ def _load(kind: str, config: DataConfig, **part: Any) -> Dataset:
     folder, name = data_folder(config)[0], kind.lower()
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # it says what it downloads
-            found = open_set(str(folder), download=config.download, **part)
+            dataset = open_set(str(folder), download=config.download, **part)
     except (RuntimeError, OSError) as error:  # what it raises for missing and damaged files, and for a failed download
         code = "download-failed" if config.download else "no-data"
         raise UserError(
@@ -43,8 +43,8 @@ def _load(kind: str, config: DataConfig, **part: Any) -> Dataset:
             "files as torchvision has them, their folder by --data-dir or $DISTGAN_DATA, or a download",
             code=code,
         ) from error
-    pixels = found.data if found.data.shape[1] == 3 else found.data.transpose(0, 3, 1, 2)
-    labels = torch.as_tensor(getattr(found, "targets", None) or found.labels, dtype=torch.int64)
-    classes = getattr(found, "classes", None) or [str(number) for number in range(10)]
+    pixels = dataset.data if dataset.data.shape[1] == 3 else dataset.data.transpose(0, 3, 1, 2)
+    labels = torch.as_tensor(getattr(dataset, "targets", None) or dataset.labels, dtype=torch.int64)
+    classes = getattr(dataset, "classes", None) or [str(number) for number in range(10)]
     images = torch.from_numpy(np.ascontiguousarray(pixels))
     return Dataset(name, images, labels, str(folder), class_names=list(classes))

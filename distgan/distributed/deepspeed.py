@@ -28,6 +28,8 @@ from distgan.distributed import env
 from distgan.distributed.wrappers import DDPNetwork
 from distgan.errors import UserError, not_readable
 
+_EXPECTED = "Expected: a JSON object of DeepSpeed settings"
+
 # Keys that a DeepSpeed config may not have, and the flags that set them.
 _SET_BY_FLAG = {
     "optimizer": "--g-lr, --d-lr, --beta1 and --beta2",
@@ -91,11 +93,11 @@ def read_config(path: str | None, stage: int | None) -> dict[str, Any]:
         except OSError as error:
             raise not_readable(f"deepspeed_config_file {path}", error) from error
         except (ValueError, RecursionError) as error:
-            raise UserError(f"deepspeed_config_file {path}: not JSON ({error})", code="bad-config-file") from error
-        if not isinstance(config, dict) or not isinstance(config.get("zero_optimization", {}), dict):
             raise UserError(
-                f"deepspeed_config_file {path}: not a table of DeepSpeed's settings", code="bad-config-file"
-            )
+                f"deepspeed_config_file {path}: not JSON ({error}). {_EXPECTED}", code="bad-config-file"
+            ) from error
+        if not isinstance(config, dict) or not isinstance(config.get("zero_optimization", {}), dict):
+            raise UserError(f"deepspeed_config_file {path}: no table. {_EXPECTED}", code="bad-config-file")
         for key, flag in _SET_BY_FLAG.items():
             if key in config and config[key] != "auto":
                 raise UserError(
@@ -129,8 +131,6 @@ def complete_config(config: dict[str, Any], d_microbatches: int) -> dict[str, An
         "steps_per_print": 2**31 - 1,
     }
 
-
-# -- Networks in DeepSpeed engines --
 
 NAMES = ("generator", "discriminator")
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -186,7 +186,8 @@ def _check_accepted(config: dict[str, Any]) -> None:
     except Exception as error:  # types without a common base
         message = " ".join(str(error).split())[:200]
         raise UserError(
-            f"deepspeed_config_file: rejected by DeepSpeed ({type(error).__name__}: {message})", code="deepspeed-config"
+            f"deepspeed_config_file: rejected by DeepSpeed ({type(error).__name__}: {message}). {_EXPECTED}",
+            code="deepspeed-config",
         ) from error
 
 
@@ -259,15 +260,13 @@ class DeepSpeedNetwork(DDPNetwork):
         """Updates that ZeRO 1 to 3 have silently skipped for a non-finite gradient."""
         return int(self._engine.skipped_steps)
 
-    # -- state for checkpoints ------------------------------------------------------------------------
-
     @contextmanager
     def full_params(self) -> Iterator[None]:
-        with self._gathered(modifier_rank=None):
+        with self._gather(modifier_rank=None):
             yield
 
     @contextmanager
-    def _gathered(self, modifier_rank: int | None) -> Iterator[None]:
+    def _gather(self, modifier_rank: int | None) -> Iterator[None]:
         if self._stage < 3:
             yield
             return
@@ -292,7 +291,7 @@ class DeepSpeedNetwork(DDPNetwork):
         return tensors
 
     def load(self, weights: dict[str, Tensor], adam: list[dict[str, Tensor]]) -> None:
-        with self._gathered(modifier_rank=0):
+        with self._gather(modifier_rank=0):
             self.module.load_state_dict(weights)
         if self._stage:
             self._engine.optimizer.refresh_fp32_params()

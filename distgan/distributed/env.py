@@ -16,7 +16,7 @@ import psutil
 from distgan.config.registry import AUTO, PRECISIONS, names_on_cpu
 from distgan.errors import OUR_LAUNCHER, PARENT, AllRanksUserError, UserError, first_line
 from distgan.utils.hardware import cpu_name, emulates_bf16
-from distgan.utils.operating_system import cores
+from distgan.utils.operating_system import count_cores
 
 _CONNECT_S = 5.0  # limit for a connection of this machine to itself
 _PROCESS_GIB = 0.5  # memory of a process with the smallest networks
@@ -76,7 +76,7 @@ def is_launched() -> bool:
     return world_size() > 1 or environ >= _TORCHRUN or environ >= _ACCELERATE_LAUNCH
 
 
-def is_ours() -> bool:
+def is_distgan_launch() -> bool:
     """True if `--processes N` started this process."""
     return os.environ.get(OUR_LAUNCHER) == str(PARENT)
 
@@ -369,10 +369,7 @@ def cores_per_process() -> int | None:
     """
     if not is_launched():
         return None
-    return max(1, cores() // _read_int("LOCAL_WORLD_SIZE", 1, low=1))
-
-
-# -- distgan train|eval --processes N ----------------------------------------------------------------------
+    return max(1, count_cores() // _read_int("LOCAL_WORLD_SIZE", 1, low=1))
 
 
 def check_num_processes(num: int) -> None:

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 import distgan
-from distgan.config.flags import paths_by
+from distgan.config.flags import setting_paths
 from distgan.config.registry import AUTO
 from distgan.config.schema import Config
 from distgan.distributed import env
@@ -34,6 +34,7 @@ _CONNECTION = re.compile(
 _LOSS = re.compile(rf"{_CONNECTION.pattern}|gloo|nccl", re.I)
 # Time for the launcher to see the failed rank before those that lost it, and for a rank that still runs to report.
 _GRACE_S = 2.0
+_ALL_RANKS = "Expected: all ranks started, or a longer --timeout"
 _LOOPBACK = ("127.0.0.1", "localhost")
 _DOWNLOAD_S = 6 * 3600.0
 _POLL_S = 0.1
@@ -60,14 +61,14 @@ class _Rendezvous(NamedTuple):
             now = time.monotonic()
             # A rank may have set the key just before it ended.
             if self._has_ended(rank) and not self.call(self.store.check, [key]):
-                raise self._lost(f"rank {rank} is gone")
+                raise self._loss_error(f"rank {rank} is gone")
             if heartbeat and (latest := self.call(self.store.add, f"beat/{rank}", 0)) != beat:
                 beat, beat_at = latest, now
             if heartbeat and now > beat_at + self.timeout_s:
-                raise self._lost(f"rank {rank} is silent for --timeout {self.timeout_s:g} s")
+                raise self._loss_error(f"rank {rank} is silent for --timeout {self.timeout_s:g} s")
             if now > deadline:
                 message = f"rank {rank} is not done after {limit_s:g} s"
-                raise self._lost(message) if heartbeat else TimeoutError(message)
+                raise self._loss_error(message) if heartbeat else TimeoutError(message)
             time.sleep(_POLL_S)
 
     def _has_ended(self, rank: int) -> bool:
@@ -75,7 +76,7 @@ class _Rendezvous(NamedTuple):
             return False  # it has not joined yet
         return has_ended(ProcessId(*json.loads(self.call(self.store.get, f"process/{rank}")))) is True
 
-    def _lost(self, message: str) -> ProcessLost:
+    def _loss_error(self, message: str) -> ProcessLost:
         """Return the error to raise; only the first rank that reports a lost rank prints its message."""
         return ProcessLost(message, is_reporter=self.call(self.store.add, "lost", 1) == 1)
 
@@ -109,7 +110,7 @@ _rendezvous: _Rendezvous | None = None
 _local_calls = count()  # of `local_rank0_first`: all ranks call it equally often
 
 
-def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | None) -> None:
+def join_process_group(config: Config, backend: str, precision: str, zero: dict[str, Any] | None) -> None:
     """Join the other processes of the launcher in a process group.
 
     Raises UserError on all ranks if one has another version, device or setting, and on those that wait if the port is
@@ -132,7 +133,7 @@ def join(config: Config, backend: str, precision: str, zero: dict[str, Any] | No
             rendezvous.wait_for_key(f"facts/{peer}", peer, timeout_s)
         except TimeoutError:
             raise UserError(
-                f"rank {peer}: did not join within --timeout {timeout_s:g} s", code="rank-missing"
+                f"rank {peer}: did not join within --timeout {timeout_s:g} s. {_ALL_RANKS}", code="rank-missing"
             ) from None
         all_facts.append(json.loads(rendezvous.call(store.get, f"facts/{peer}")))
     if difference := _find_difference(all_facts):
@@ -173,11 +174,14 @@ def _connect(timeout: timedelta) -> tuple[dist.Store, int, int]:
             ) from None
         if joined := re.search(r"(\d+)/(\d+) clients joined", text):
             raise UserError(
-                f"only {joined[1]} of {joined[2]} processes joined at {endpoint} within --timeout {timeout.seconds} s",
+                f"only {joined[1]} of {joined[2]} processes joined at {endpoint} within --timeout {timeout.seconds} s. "
+                f"{_ALL_RANKS}",
                 code="rank-missing",
             ) from None
         raise UserError(
-            f"MASTER_ADDR, MASTER_PORT: no rendezvous at {endpoint} ({first_line(error)})", code="rendezvous-failed"
+            f"MASTER_ADDR, MASTER_PORT: no rendezvous at {endpoint} ({first_line(error)}). Expected: rank 0's address, "
+            "and a port that is free there",
+            code="rendezvous-failed",
         ) from None
 
 
@@ -195,7 +199,7 @@ def _wait_for_rank0(address: str, port: int, timeout_s: float) -> None:
             if time.monotonic() > deadline:
                 raise UserError(
                     f"MASTER_ADDR, MASTER_PORT: no answer of rank 0 at {address}:{port} within --timeout "
-                    f"{timeout_s:g} s ({error.strerror or error})",
+                    f"{timeout_s:g} s ({error.strerror or error}). {_ALL_RANKS}",
                     code="rank-missing",
                 ) from None
             time.sleep(0.2)
@@ -217,7 +221,7 @@ def _collect_facts(config: Config, backend: str, precision: str) -> dict[str, ob
         "precision": precision,
     }
     settings = config.model_dump(mode="json")
-    paths = paths_by(Config, "may_differ_per_rank", False)
+    paths = setting_paths(Config, "may_differ_per_rank", False)
     return facts | {f"[{table}] {key}": settings[table][key] for table, key in paths}
 
 

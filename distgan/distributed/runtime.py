@@ -111,12 +111,13 @@ class Runtime:
         if num_launched > 1 or zero:
             if not is_cpu:
                 devices.set_local_gpu()
-            rendezvous.join(config, "gloo" if is_cpu else "nccl", requested, zero)
+            rendezvous.join_process_group(config, "gloo" if is_cpu else "nccl", requested, zero)
         self.precision, self.precision_note = choose_precision(
             requested, torch.device("cpu" if is_cpu else "cuda"), is_unset=config.run.precision is None
         )
         mixed_precision = PRECISIONS[self.precision].mixed_precision
-        self.is_launched, self.is_ours, self._variables = env.is_launched(), env.is_ours(), env.numerics_variables()
+        self.is_launched, self.is_ours = env.is_launched(), env.is_distgan_launch()
+        self._variables = env.numerics_variables()
         self.warnings = env.precision_warnings(self.precision, is_cpu=is_cpu) + env.remove_launcher_variables(
             torch.get_num_threads()
         )
@@ -158,13 +159,9 @@ class Runtime:
                 code="launcher-conflict",
             )
 
-    # -- networks -------------------------------------------------------------------------------------
-
     def wrap_network(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> DDPNetwork:
         """Return the network on the device, under autocast, in DDP with several ranks, or in DeepSpeed."""
         return self._network_type(name, network, optim)
-
-    # -- all ranks together ---------------------------------------------------------------------------
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean over the ranks. All ranks call it."""
@@ -236,8 +233,6 @@ class Runtime:
         """Wait until the device has finished its work."""
         devices.synchronize(self.device)
 
-    # -- state for checkpoints ------------------------------------------------------------------------
-
     def random_states(self) -> dict[str, Tensor]:
         """Return `rank0.cpu`, `rank0.cuda`, ...: the generator states of all ranks. All ranks call it."""
         states = {f"rank{self.rank}.cpu": torch.get_rng_state()}
@@ -254,7 +249,8 @@ class Runtime:
                 torch.cuda.set_rng_state(states["cuda"], self.device)
         except (RuntimeError, TypeError) as error:
             raise UserError(
-                f"{source}: not a state of torch's generators ({error})", code="damaged-checkpoint"
+                f"{source}: not a state of torch's generators ({error}). Expected: an unchanged checkpoint",
+                code="damaged-checkpoint",
             ) from error
 
     def grad_scaler_state(self) -> dict[str, float] | None:
@@ -268,10 +264,9 @@ class Runtime:
                 self._accelerator.scaler.load_state_dict(state)
         except (RuntimeError, KeyError) as error:
             raise UserError(
-                f"{source}: not a state of torch's gradient scaler ({error})", code="damaged-checkpoint"
+                f"{source}: not a state of torch's gradient scaler ({error}). Expected: an unchanged checkpoint",
+                code="damaged-checkpoint",
             ) from error
-
-    # -- end and description --------------------------------------------------------------------------
 
     def barrier(self) -> None:
         """Wait for all ranks, so that none closes connections that another still uses."""

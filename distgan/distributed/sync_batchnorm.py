@@ -10,7 +10,7 @@ from distgan.distributed.sharding import BatchShard
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """y = sum of x over the ranks. Ranks have losses of their own, so the gradients of y are summed too."""
+    """y = sum of x over the ranks. Each rank has its own loss, so the gradients of y are summed too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -128,11 +128,11 @@ class MlflowRun(TrackerRun):
 
     def __init__(self, folder: Path, run_id: str | None, step: int, settings: Settings):
         self._folder = folder
-        own = (folder / "mlruns").absolute().as_uri()
+        local_uri = (folder / "mlruns").absolute().as_uri()
         # A server that is away stops training for seconds at a line, not for its default of minutes. A store of files
         # needs leave since MLflow 3.
         _set_defaults(
-            MLFLOW_TRACKING_URI=own,
+            MLFLOW_TRACKING_URI=local_uri,
             MLFLOW_ALLOW_FILE_STORE="true",
             MLFLOW_DISABLE_TELEMETRY="true",
             MLFLOW_HTTP_REQUEST_MAX_RETRIES="1",
@@ -144,7 +144,7 @@ class MlflowRun(TrackerRun):
         if self.run_id != run_id:  # MLflow changes no parameter of a run
             self.tracker.store_init_configuration(settings)
         self.tracker.log_artifact(str(folder / "config.json"))
-        if os.environ["MLFLOW_TRACKING_URI"] == own:
+        if os.environ["MLFLOW_TRACKING_URI"] == local_uri:
             self.note = f"mlflow writes to {folder / 'mlruns'}"
 
     def log_image(self, tag: str, image: np.ndarray, path: Path, step: int) -> None:
@@ -179,7 +179,7 @@ class TrackioRun(TrackerRun):
 class Trackers:
     """The trackers of a run. Rank 0 starts and calls them; without `start` they take nothing.
 
-    An error of one during training is a warning, and the others go on.
+    An error of one during training is a warning, and the others continue.
     """
 
     def __init__(self, write_errors: WriteErrorPolicy):
@@ -205,8 +205,8 @@ class Trackers:
                 continue
             except Exception as error:  # any, of a package that is damaged or of a version that does not fit
                 if not is_resumed:
-                    raise _not_started(name, error) from error
-                self._write_errors.warn(f"{_not_started(name, error)}")
+                    raise _start_error(name, error) from error
+                self._write_errors.warn(f"{_start_error(name, error)}")
                 continue
             if name in ids and run.run_id == ids[name] and not run.replaces_steps:
                 self._logged[name] = logged_step
@@ -227,19 +227,19 @@ class Trackers:
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Log the scalars of a step; a tracker that has the step of an earlier process keeps its numbers."""
-        self._each(lambda run: run.log(values, step), "numbers are", step)
+        self._call_each(lambda run: run.log(values, step), "numbers are", step)
 
     def log_image(self, tag: str, image: np.ndarray, path: Path, step: int) -> None:
         """Log a sample grid, (H, W, 3) uint8, that was written to `path`."""
-        self._each(lambda run: run.log_image(tag, image, path, step), "sample grid is", step)
+        self._call_each(lambda run: run.log_image(tag, image, path, step), "sample grid is", step)
 
     def log_summary(self, evaluation: dict[str, float], step: int) -> None:
         """Log the scalars of the run's last evaluation, as `final/...`; nothing without one."""
         values = {f"final/{key}": value for key, value in evaluation.items()}
         if values:
-            self._each(lambda run: run.log_summary(values, step), "last evaluation is", None)
+            self._call_each(lambda run: run.log_summary(values, step), "last evaluation is", None)
 
-    def _each(self, call: Callable[[TrackerRun], None], what: str, step: int | None) -> None:
+    def _call_each(self, call: Callable[[TrackerRun], None], what: str, step: int | None) -> None:
         for name, run in self._runs.items():
             if step is None or step > self._logged.get(name, -1):
                 self._write_errors.warn_on_error(partial(call, run), f"{name}'s {what}")
@@ -264,7 +264,7 @@ def check_installed(names: Sequence[str]) -> None:
             )
 
 
-def _not_started(name: str, error: Exception) -> UserError:
+def _start_error(name: str, error: Exception) -> UserError:
     is_damaged = isinstance(error, ImportError | AttributeError | TypeError)  # or it does not fit another package
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     remedy = f"{name} reinstalled" if is_damaged else "what that names"
@@ -281,7 +281,7 @@ def _set_defaults(**variables: str) -> None:
 
 
 def _has_wandb_login() -> bool:
-    """True if wandb has a key or a stored login for its server, without asking the server."""
+    """True if wandb has a key or a stored login for its server, without a request to the server."""
     import wandb
 
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):

@@ -67,8 +67,6 @@ class DDPNetwork:
             else:
                 group["lr"] = float(lr)
 
-    # -- state for checkpoints ------------------------------------------------------------------------
-
     def full_params(self) -> AbstractContextManager:
         """Return a context in which every rank can read the full weights."""
         return nullcontext()

@@ -131,10 +131,10 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
-def not_readable(path: object, error: OSError, remedy: str = "") -> UserError:
-    """Return the UserError for a file of the user's that can't be read; `remedy` is appended to the message."""
+def not_readable(path: object, error: OSError, remedy: str = "an existing file with read permission") -> UserError:
+    """Return the UserError for a file of the user's that can't be read."""
     code = "not-found" if isinstance(error, FileNotFoundError) else "unreadable"
-    return UserError(f"{path}: not readable ({error.strerror or error}){remedy}", code=code)
+    return UserError(f"{path}: not readable ({error.strerror or error}). Expected: {remedy}", code=code)
 
 
 def as_user_error(error: Exception) -> UserError | None:
@@ -147,18 +147,16 @@ def as_user_error(error: Exception) -> UserError | None:
 
 
 def _disk_error(error: OSError) -> UserError:
-    remedy = "use another path"
+    remedy = "another path"
     if error.errno in _FULL:
-        remedy = "free space or use another path"
+        remedy = "free space, or another path"
     elif error.errno in TRANSIENT:
-        remedy = "try again when the disk responds, or use another path"
+        remedy = "try again when the disk responds, or another path"
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.filename and os.path.islink(error.filename) and not os.path.exists(error.filename):
-        reason, remedy = (
-            f"is a link to {os.path.realpath(error.filename)}, which does not exist",
-            "restore that path, or delete the link",
-        )
-    message = f"{error.filename or 'a file of the run'}: {reason}; {remedy}"
+        reason = f"is a link to {os.path.realpath(error.filename)}, which does not exist"
+        remedy = "restore that path, or delete the link"
+    message = f"{error.filename or 'a file of the run'}: {reason}. Expected: {remedy}"
     code = "disk-full" if error.errno in _FULL else "not-found" if error.errno == errno.ENOENT else "unwritable"
     return UserError(message, code=code)
 

@@ -188,5 +188,5 @@ def classify(network: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return probabilities (N, K) and features (N, F), both on the CPU, of uint8 (N, H, W) or (N, 3, H, W)."""
     device = next(network.parameters()).device
     parts = [network(to_batch(part.to(device))) for part in images.split(_PASS)]
-    logits, features = (torch.cat(each).cpu() for each in zip(*parts, strict=True))
+    logits, features = (torch.cat(outputs).cpu() for outputs in zip(*parts, strict=True))
     return logits.softmax(1), features

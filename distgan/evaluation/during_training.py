@@ -11,8 +11,8 @@ from distgan.evaluation.ensemble import draw_and_read, requested_classes
 from distgan.evaluation.measure import Overview, measure_coverages, measure_overview, to_metrics
 from distgan.evaluation.real_images import class_noun_of, load_real_images, with_folder
 from distgan.evaluation.reference import build_reference
-from distgan.evaluation.targets import EarlyStop, check_targets_fit, find_targets, judged_lines, read_targets
-from distgan.evaluation.train_judges import judges_of
+from distgan.evaluation.targets import EarlyStop, check_targets_fit, evaluation_lines, find_targets, read_targets
+from distgan.evaluation.train_judges import get_judges
 from distgan.models.base import build_generator
 from distgan.training.gan import Gan
 from distgan.training.session import Session
@@ -51,10 +51,10 @@ class QualityMonitor:
             lambda: load_real_images(dataset, data, may_download=runtime.is_local_main), local_main_first=True
         )
         runtime.check_same_on_ranks("test data's fingerprint", real.test_fingerprint)
-        ensemble = judges_of(real, data, runtime)
+        ensemble = get_judges(real, data, runtime)
         self._started = startup.born
         num = config.run.eval_num or (self._early_stop.protocol.num if self._early_stop else DEFAULT_NUM)
-        num = real.at_most(num)
+        num = real.max_images(num)
         is_conditional = config.model.is_conditional
         self._labels = requested_classes(num, real.spec.num_classes) if is_conditional else None
         self.reference = build_reference(ensemble, real, num, self._labels, runtime, num_draws=_NUM_DRAWS)
@@ -67,7 +67,7 @@ class QualityMonitor:
     def resume(self, metrics: Path) -> None:
         """Count the evaluations that a resumed run has had."""
         if self._early_stop:
-            self._count(self._early_stop, self.runtime.run_on_rank0(lambda: judged_lines(metrics)))
+            self._count(self._early_stop, self.runtime.run_on_rank0(lambda: evaluation_lines(metrics)))
 
     def _count(self, early_stop: EarlyStop, lines: list[dict[str, Any]]) -> None:
         early_stop.add(*lines)
@@ -88,7 +88,7 @@ class QualityMonitor:
             overview = measure_overview(reading, self._labels, self.reference)
             values |= to_metrics(overview, prefix)
             coverages = measure_coverages(reading, self._labels, self.reference)
-            values[f"{prefix}_coverage_digits"] = [round(each.value, 6) for each in coverages]  # coverage of each class
+            values[f"{prefix}_coverage_digits"] = [round(one.value, 6) for one in coverages]  # coverage of each class
             if not is_raw or not gan.ema:  # of what samples are drawn with
                 self._tell(overview, epoch, say)
                 values["alarms"] = overview.alarms  # missing classes and collapse, in words

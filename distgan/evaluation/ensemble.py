@@ -18,7 +18,7 @@ from distgan.config.registry import DATASETS
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
 from distgan.evaluation.classifiers import NETWORKS, Judge, classify
-from distgan.models.base import labels_for
+from distgan.models.base import generator_labels
 from distgan.models.sampling import CHUNK, chunk_z, generate
 from distgan.training.gan import check_finite, check_weights
 from distgan.utils.files import read_limited, read_model
@@ -89,7 +89,7 @@ class Reading(NamedTuple):
 
     def of(self, rows: Tensor) -> "Reading":
         """Return the outputs of some rows, by number or by mask."""
-        return Reading(*(each[rows] for each in self))
+        return Reading(*(values[rows] for values in self))
 
 
 class ClassifierEnsemble(NamedTuple):
@@ -102,7 +102,7 @@ class ClassifierEnsemble(NamedTuple):
     def read(self, images: Tensor) -> Reading:
         """Return the outputs for uint8 (N, H, W) or (N, 3, H, W), on the CPU."""
         outputs = [classify(judge, images) for judge in self.judges]
-        probabilities = torch.stack([own for own, _ in outputs], 1)
+        probabilities = torch.stack([probability for probability, _ in outputs], 1)
         return Reading(probabilities.mean(1), probabilities.argmax(2), outputs[0][1])
 
 
@@ -129,13 +129,14 @@ def load_ensemble(
             code="no-judges",
         )
     record = read_record(where)
-    if (own := record.images.describe()) != images.describe():  # the names of classes change no weight
+    if (judged_images := record.images.describe()) != images.describe():  # the names of classes change no weight
         raise UserError(
-            f"{where}: judges of other images ({own}). Expected: {images.describe()}", code="images-do-not-fit"
+            f"{where}: judges of other images ({judged_images}). Expected: {images.describe()}",
+            code="images-do-not-fit",
         )
     if folder is not None and record.data != data:
         notice = f"the judges were trained on {record.data[:40]!r}, not on {data}"
-    judges = [_load(where / f"{each.name}.safetensors", each, images).to(device) for each in record.judges]
+    judges = [_load(where / f"{judge.name}.safetensors", judge, images).to(device) for judge in record.judges]
     return ClassifierEnsemble(judges, record, notice)
 
 
@@ -173,9 +174,9 @@ def read_record(folder: Path) -> EnsembleRecord:
 
 def _load(path: Path, record: JudgeRecord, images: ImageSpec) -> Judge:
     data = read_limited(path, _MAX_BYTES)
-    if (found := hashlib.sha256(data).hexdigest()) != record.sha256:
+    if (sha256 := hashlib.sha256(data).hexdigest()) != record.sha256:
         raise UserError(
-            f"{path}: its SHA-256 is {found[:16]}..., that of {RECORD} is {record.sha256[:16]}.... Expected: the "
+            f"{path}: its SHA-256 is {sha256[:16]}..., that of {RECORD} is {record.sha256[:16]}.... Expected: the "
             f"weights of the record: {_INTACT}",
             code="checksum-mismatch",
         )
@@ -218,7 +219,7 @@ def draw_and_read(
 
     def work(chunk: int) -> tuple[Tensor, ...]:
         z = chunk_z(chunk, generator.latent_shape, seed)  # type: ignore[arg-type]  # Module's have no types
-        labels = labels_for(generator, z, requested_classes(CHUNK, num_classes, CHUNK * chunk))
+        labels = generator_labels(generator, z, requested_classes(CHUNK, num_classes, CHUNK * chunk))
         images = torch.from_numpy(generate(generator, z, labels))
         if images.ndim == 4:
             images = images.movedim(-1, 1)
@@ -236,29 +237,29 @@ def requested_classes(num: int, num_classes: int, start: int = 0) -> Tensor:
 def _run_chunks(num: int, runtime: Runtime, work: Callable[[int], tuple[Tensor, ...]]) -> list[Tensor]:
     """Return the results of `work(chunk)`, tensors of CHUNK rows, in order: (num, ...) on the CPU."""
     num_chunks, size, rank = -(-num // CHUNK), runtime.world_size, runtime.rank
-    with _workers(runtime) as pool:
+    with _thread_pool(runtime) as pool:
         results = pool.map(work, range(rank, num_chunks, size))
         if size == 1:
-            return _joined(results, num)
-        own = list(results)
+            return _concatenate(results, num)
+        chunks = list(results)
     # In the last round some ranks have no chunk left, and send one that is dropped.
-    fill = own[0] if own else work(0)
-    own += [fill] * (-(-num_chunks // size) - len(own))
-    found = []
-    for each in zip(*own, strict=True):
-        gathered = runtime.all_gather(torch.stack(each).to(runtime.device)).cpu()  # (W, rounds, CHUNK, ...)
-        found.append(gathered.transpose(0, 1).flatten(0, 2)[:num])
-    return found
+    fill = chunks[0] if chunks else work(0)
+    chunks += [fill] * (-(-num_chunks // size) - len(chunks))
+    parts = []
+    for round_chunks in zip(*chunks, strict=True):
+        gathered = runtime.all_gather(torch.stack(round_chunks).to(runtime.device)).cpu()  # (W, rounds, CHUNK, ...)
+        parts.append(gathered.transpose(0, 1).flatten(0, 2)[:num])
+    return parts
 
 
-def _joined(parts: Iterator[tuple[Tensor, ...]], num: int) -> list[Tensor]:
+def _concatenate(parts: Iterator[tuple[Tensor, ...]], num: int) -> list[Tensor]:
     """Return the first `num` rows of all parts, each of which is freed when it is copied."""
     results: list[Tensor] = []
     start = 0
     for part in parts:
-        results = results or [each.new_empty(num, *each.shape[1:]) for each in part]
-        for rows, each in zip(results, part, strict=True):
-            rows[start : start + CHUNK] = each[: num - start]
+        results = results or [values.new_empty(num, *values.shape[1:]) for values in part]
+        for rows, values in zip(results, part, strict=True):
+            rows[start : start + CHUNK] = values[: num - start]
         start += CHUNK
     return results
 
@@ -266,13 +267,13 @@ def _joined(parts: Iterator[tuple[Tensor, ...]], num: int) -> list[Tensor]:
 def run_jobs(jobs: Sequence[Callable[[], T]], runtime: Runtime) -> list[T]:
     """Return the results of all jobs on all ranks; each rank runs every W-th. All ranks call it."""
     indices = range(runtime.rank, len(jobs), runtime.world_size)
-    with _workers(runtime) as pool:
-        own = dict(zip(indices, pool.map(lambda i: jobs[i](), indices), strict=True))
-    found = {i: result for part in runtime.all_gather_object(own) for i, result in part.items()}
-    return [found[i] for i in range(len(jobs))]
+    with _thread_pool(runtime) as pool:
+        local = dict(zip(indices, pool.map(lambda i: jobs[i](), indices), strict=True))
+    results = {i: result for part in runtime.all_gather_object(local) for i, result in part.items()}
+    return [results[i] for i in range(len(jobs))]
 
 
-def _workers(runtime: Runtime) -> ThreadPoolExecutor:
+def _thread_pool(runtime: Runtime) -> ThreadPoolExecutor:
     """Return a pool with, on a CPU, a thread per core, each of which computes alone.
 
     Small passes gain more by that than by sharing each of them, and their bits do not depend on the number of cores.

@@ -26,14 +26,14 @@ from distgan.evaluation.inputs import (
     load_input,
     out_folder,
     read_input_images,
-    source_of,
+    record_source,
 )
 from distgan.evaluation.pictures import save_pictures
 from distgan.evaluation.real_images import RealImages, load_real_images
 from distgan.evaluation.reference import build_reference, check_enough_images
 from distgan.evaluation.schema import Estimate, Quality
 from distgan.evaluation.scores import confusion_matrix, estimate_proportion
-from distgan.evaluation.train_judges import judges_of
+from distgan.evaluation.train_judges import get_judges
 from distgan.utils.files import make_folder, write_atomic
 
 # GAN-train: the fresh classifier, and how long it learns.
@@ -67,7 +67,7 @@ def _evaluate(
     where: str, config: EvalConfig, runtime: Runtime, images_of_program: InMemoryDataset | None, given: str | None
 ) -> tuple[Quality, Path]:
     seconds: dict[str, float] = {}
-    with _timed(seconds, "start"):
+    with _time_phase(seconds, "start"):
         eval_input = runtime.run_on_all_ranks(lambda: load_input(where, config, given))
         data = data_config(eval_input, config)
         real, is_test_seen, changed = runtime.run_on_all_ranks(
@@ -81,8 +81,8 @@ def _evaluate(
         if eval_input.unused and runtime.is_main:
             names = ", ".join(eval_input.unused)[:200]
             print_line(f"warning: {where}: not used: {names}. Expected: images, labels, notice", error=True)
-        ensemble = judges_of(real, data, runtime, config.judges)
-        source = source_of(where, eval_input, config, real, ensemble, is_test_seen=is_test_seen)
+        ensemble = get_judges(real, data, runtime, config.judges)
+        source = record_source(where, eval_input, config, real, ensemble, is_test_seen=is_test_seen)
         notices = [*eval_input.notices, *filter(None, (ensemble.notice, changed))]
         if eval_input.images is None and "num" in config.model_fields_set and n < config.num and runtime.is_main:
             print_line(
@@ -92,22 +92,22 @@ def _evaluate(
     runtime.run_on_rank0(lambda: make_folder(folder))  # before minutes are spent
     is_drawn, num_classes = eval_input.generator is not None, real.spec.num_classes
     labels = requested_classes(n, num_classes) if is_drawn and eval_input.is_conditional else eval_input.labels
-    with _timed(seconds, "real_images"):
+    with _time_phase(seconds, "real_images"):
         reference = build_reference(ensemble, real, n, labels, runtime)
-    with _timed(seconds, "images"):
+    with _time_phase(seconds, "images"):
         if eval_input.generator is not None:
             generator = eval_input.generator.to(runtime.device)
             images, reading = draw_and_read(generator, ensemble, n, config.seed, runtime)
         else:
             assert eval_input.images is not None
             images, reading = eval_input.images, read_images(ensemble, eval_input.images, runtime)
-    with _timed(seconds, "numbers"):
+    with _time_phase(seconds, "numbers"):
         overview = measure.measure_overview(reading, labels, reference)
         classes = measure.measure_classes(reading, labels, overview, reference)
         closest = measure.measure_copies(images, reading.classes if labels is None else labels, real)
     gan_train, gan_train_real = None, None
     if labels is not None and config.gan_train:
-        with _timed(seconds, "gan_train"):
+        with _time_phase(seconds, "gan_train"):
             gan_train, gan_train_real = _gan_train(images, labels, real, runtime)
     assert overview.sample.fcd is not None
     assert reference.baseline.fcd is not None
@@ -161,7 +161,7 @@ def _num_images(eval_input: EvalInput, config: EvalConfig, real: RealImages) -> 
         check_enough_images(num, "--num" if num == config.num else f"{eval_input.what}: images")
         return num
     check_enough_images(config.num)
-    return real.at_most(config.num)
+    return real.max_images(config.num)
 
 
 class _RealData(NamedTuple):
@@ -207,7 +207,7 @@ def _gan_train(images: Tensor, labels: Tensor, real: RealImages, runtime: Runtim
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+def _time_phase(seconds: dict[str, float], phase: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[phase] = round(time.perf_counter() - start, 2)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distgan.checkpoint.export import CodeTrust, Loaded, load_generator
 from distgan.config.command_settings import EvalConfig
 from distgan.config.fields import setting_info
-from distgan.config.flags import flags_of
+from distgan.config.flags import list_flags
 from distgan.config.registry import is_data_path
 from distgan.config.schema import DataConfig
 from distgan.data.loader import steps_in_epoch
@@ -123,7 +123,7 @@ def data_config(eval_input: EvalInput, config: EvalConfig) -> DataConfig:
 
 def is_same_place(data: str, other: str) -> bool:
     """True for two spellings of the same path of images, or the same name of a data set."""
-    first, second = (os.path.abspath(user_path(each)) if is_data_path(each) else each for each in (data, other))
+    first, second = (os.path.abspath(user_path(name)) if is_data_path(name) else name for name in (data, other))
     return first == second
 
 
@@ -158,11 +158,11 @@ def out_folder(where: str, config: EvalConfig, num: int) -> Path:
         )
     if not config.out and (before := _num_images(folder)) > num:
         ends = (f"-{num}{more}" for more in ("", *(f"-{number}" for number in range(2, 1000))))
-        beside = (folder.with_name(_cut(folder.name, end).name) for end in ends)
+        beside = (folder.with_name(_truncate(folder.name, end).name) for end in ends)
         other = next(
-            each
-            for each in beside
-            if _is_free(each) or ((each / FILE).exists() and not _has_result_of_another(each, path))
+            folder
+            for folder in beside
+            if _is_free(folder) or ((folder / FILE).exists() and not _has_result_of_another(folder, path))
         )
         print_line(f"warning: {folder} has a result of {before:,} images, which stays; see {other}", error=True)
         return other
@@ -172,7 +172,7 @@ def out_folder(where: str, config: EvalConfig, num: int) -> Path:
 def _is_free(folder: Path) -> bool:
     """True if a result may be written there: nothing is there, or a folder without files."""
     return not os.path.lexists(folder) or (
-        folder.is_dir() and all(is_ignorable(each.name) for each in folder.iterdir())
+        folder.is_dir() and all(is_ignorable(file.name) for file in folder.iterdir())
     )
 
 
@@ -192,11 +192,11 @@ def _names_for(path: Path) -> Iterator[Path]:
     place = Path(os.path.abspath(path))
     parts = [*place.parts[1:-1], path.stem]
     for start in range(len(parts) - 1, -1, -1):
-        yield _cut("-".join(["eval", *parts[start:]]), "")
-    yield from (_cut("-".join(["eval", *parts]), f"-{number}") for number in count(2))
+        yield _truncate("-".join(["eval", *parts[start:]]), "")
+    yield from (_truncate("-".join(["eval", *parts]), f"-{number}") for number in count(2))
 
 
-def _cut(name: str, end: str) -> Path:
+def _truncate(name: str, end: str) -> Path:
     """Return the start of a name that the file system takes with `end` behind it."""
     most = os.pathconf(".", "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
     data = os.fsencode(name)
@@ -210,11 +210,11 @@ def _has_result_of_another(folder: Path, path: Path) -> bool:
     with suppress(UserError, KeyError, TypeError, ValueError):
         source = read_json(folder / FILE, _MAX_RESULT)["source"]
         known = os.path.abspath(user_path(source.get("path") or source["what"]))
-        return printable(known) != printable(os.path.abspath(path))  # as source_of records it
+        return printable(known) != printable(os.path.abspath(path))  # as record_source records it
     return True
 
 
-def source_of(
+def record_source(
     where: str,
     eval_input: EvalInput,
     config: EvalConfig,
@@ -235,7 +235,7 @@ def source_of(
         facts |= {"weights": str(loaded.path), "preset": _preset(loaded), "step": loaded.step, "epoch": epoch}
         facts |= {"ema": loaded.is_ema, "seed": config.seed}
     # Those that shape the numbers.
-    shaping = [flag for flag in flags_of(EvalConfig) if setting_info(flag.field).on_resume != "free"]
+    shaping = [flag for flag in list_flags(EvalConfig) if setting_info(flag.field).on_resume != "free"]
     values = {flag.name: getattr(config, flag.path[0]) for flag in shaping}
     flags = [
         f"{name} {shlex.quote(str(value))}"

@@ -28,7 +28,7 @@ MISSING = 0.1
 COLLAPSED = 0.1
 
 
-def verdict_of(
+def judge_class(
     agreement: Estimate | None,
     share: Estimate,
     sample: Sample | None,
@@ -93,8 +93,6 @@ def _how_few(agreement: Estimate | None, share: Estimate) -> str:
     return f"{share.value:.2%} of the samples are read as it"
 
 
-# -- The numbers of a set of images --
-
 _NUM_AMBIGUITIES = 5
 _SEEN_BY = 2  # judges that find it by themselves, beside the ensemble, for a confusion to count
 
@@ -157,9 +155,9 @@ def to_metrics(overview: Overview, prefix: str) -> dict[str, Any]:
                 f"{prefix}_{name}{end}": round(value, 6)  # a measure of all images, and the ends of its 95 % interval
                 for end, value in ends.items()
             }
-    each = overview.agreements or overview.shares
+    per_class = overview.agreements or overview.shares
     return values | {
-        f"{prefix}_digits": [round(number.value, 6) for number in each],  # agreement (GAN: share) of each class
+        f"{prefix}_digits": [round(number.value, 6) for number in per_class],  # agreement (GAN: share) of each class
         f"{prefix}_missing": overview.missing,  # classes that are missing
     }
 
@@ -171,16 +169,16 @@ def measure_classes(
     classes, owners = [], reading.classes if labels is None else labels
     agreements = _of_each(overview.agreements, len(overview.shares))
     for label, (agreement, share) in enumerate(zip(agreements, overview.shares, strict=True)):
-        own = owners == label
-        sample = measure_sample(reading.of(own), reference.classes[label], reference.num_draws)
+        mask = owners == label
+        sample = measure_sample(reading.of(mask), reference.classes[label], reference.num_draws)
         real, expected = reference.class_baselines[label], reference.shares[label]
-        verdict, why = verdict_of(
+        verdict, why = judge_class(
             agreement, share, sample, real, expected=expected, well_read=reference.well_read[label]
         )
         classes.append(
             ClassQuality(
                 digit=label,
-                n=int(own.sum()),
+                n=int(mask.sum()),
                 agreement=agreement,
                 share=share,
                 sample=sample,
@@ -199,20 +197,20 @@ def measure_confusions(reading: Reading, labels: Tensor, reference: Reference) -
     matrix = confusion_matrix(reading.classes, labels, num_classes)
     by_judge = [confusion_matrix(votes, labels, num_classes) for votes in reading.votes.unbind(1)]
 
-    def exceeds(counts: Tensor, own: Tensor, label: int, read: int) -> tuple[bool, Estimate, Estimate]:
+    def exceeds(counts: Tensor, baseline: Tensor, label: int, read: int) -> tuple[bool, Estimate, Estimate]:
         here = estimate_proportion(int(counts[label, read]), int(counts[label].sum()))
-        there = estimate_proportion(int(own[label, read]), int(own[label].sum()))
+        there = estimate_proportion(int(baseline[label, read]), int(baseline[label].sum()))
         return here.low > there.high, here, there
 
-    found = []
+    confusions = []
     for label, read in matrix.nonzero().tolist():
         is_more, here, there = exceeds(matrix, reference.matrix, label, read)
         if is_more and label != read:
             pairs = zip(by_judge, reference.judge_matrices, strict=True)
-            seen_by = sum(exceeds(counts, own, label, read)[0] for counts, own in pairs)
+            seen_by = sum(exceeds(counts, baseline, label, read)[0] for counts, baseline in pairs)
             if seen_by >= _SEEN_BY:
-                found.append(Confusion(asked=label, read=read, share=here, jury=there, seen_by=seen_by))
-    return sorted(found, key=lambda each: -each.share.value)
+                confusions.append(Confusion(asked=label, read=read, share=here, jury=there, seen_by=seen_by))
+    return sorted(confusions, key=lambda confusion: -confusion.share.value)
 
 
 def measure_ambiguities(reading: Reading) -> list[Ambiguity]:
@@ -236,10 +234,10 @@ def measure_judges(reading: Reading, labels: Tensor | None, reference: Reference
         JudgeFacts(
             name=record.name,
             sha256=record.sha256,
-            accuracy=estimate_proportion(int(own.diagonal().sum()), num),
+            accuracy=estimate_proportion(int(matrix.diagonal().sum()), num),
             agreement=None if labels is None else estimate_proportion(int((votes == labels).sum()), len(labels)),
         )
-        for record, own, votes in zip(
+        for record, matrix, votes in zip(
             reference.ensemble.record.judges, reference.judge_matrices, reading.votes.unbind(1), strict=True
         )
     ]
@@ -261,9 +259,9 @@ def measure_copies(images: Tensor, classes: Tensor, real: RealImages) -> Closest
     greys, which = torch.zeros(len(images)), torch.zeros(len(images), dtype=torch.long)
     is_near = torch.zeros(len(images), dtype=torch.bool)
     for label in classes.unique().tolist():
-        own, rows = classes == label, (real.trained_on.labels == label).nonzero().squeeze(1)
-        closest = nearest(images[own], real.trained_on.images[rows])
+        mask, rows = classes == label, (real.trained_on.labels == label).nonzero().squeeze(1)
+        closest = nearest(images[mask], real.trained_on.images[rows])
         unseen = nearest(real.test.images[real.test.labels == label], real.train.images[real.train.labels == label])
-        greys[own], which[own] = closest.greys, rows[closest.which]
-        is_near[own] = closest.greys < float(np.quantile(unseen.greys.numpy(), 0.01))
+        greys[mask], which[mask] = closest.greys, rows[closest.which]
+        is_near[mask] = closest.greys < float(np.quantile(unseen.greys.numpy(), 0.01))
     return Closest(greys, which, estimate_proportion(int(is_near.sum()), len(images)))

@@ -55,9 +55,9 @@ class _Member(NamedTuple):
 def check_is_file(path: Path) -> None:
     """Raise UserError for a path that is no regular file: reading a pipe would block."""
     if not path.is_file():
-        found = "not a regular file" if path.exists() else "does not exist"
+        reason = "not a regular file" if path.exists() else "does not exist"
         raise UserError(
-            f"{path}: {found}. Expected: an .npz, a run, its weights, a checkpoint, or a .safetensors file",
+            f"{path}: {reason}. Expected: an .npz, a run, its weights, a checkpoint, or a .safetensors file",
             code="bad-data" if path.exists() else "not-found",
         )
 
@@ -76,7 +76,7 @@ def read_npz(path: Path, num: int, pixel_range: str | None = None, spec: ImageSp
         raise
     except Exception as error:  # what numpy and zipfile raise for a broken file has no common name
         reason = _printable(" ".join(str(getattr(error, "strerror", None) or error).split()))[:200]
-        raise UserError(f"{path}: not a readable .npz of numbers ({reason})", code="bad-images") from error
+        raise UserError(f"{path}: damaged ({reason}). Expected: an .npz of numbers", code="bad-images") from error
 
 
 def _read(archive: zipfile.ZipFile, path: Path, num: int, pixel_range: str | None, spec: ImageSpec) -> Arrays:
@@ -94,15 +94,15 @@ def _read(archive: zipfile.ZipFile, path: Path, num: int, pixel_range: str | Non
     rows = torch.arange(num_images)
     if num_images > num:
         rows = torch.randperm(num_images, generator=torch.Generator().manual_seed(0))[:num]
-    values = _survey(archive, images, path)
+    values = _scan_values(archive, images, path)
     if pixel_range == "signed" and values.is_uint8:
         raise UserError(
             f"--range: the images of {path} are uint8 (signed). Expected: byte, or unit where 1 is white",
             code="setting-not-applicable",
         )
-    name = pixel_range or _range_of(values, path, spec)
+    name = pixel_range or _detect_range(values, path, spec)
     pixels = _pixels(archive, images, rows.numpy(), *_RANGES[name])
-    notices += [f"its pixels are {words}"] if (words := _describe_conversion(values, *_RANGES[name])) else []
+    notices += [f"its pixels are {conversion}"] if (conversion := _describe_conversion(values, *_RANGES[name])) else []
     if num_images > num:
         notices.append(f"{num:,} of its {num_images:,} images, a fixed random choice")
     used = {member.name for member in (images, labels, notice) if member}
@@ -200,7 +200,7 @@ def _check_images(member: _Member, path: Path, spec: ImageSpec) -> None:
         )
 
 
-def _survey(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
+def _scan_values(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
     """Return type and range of the values of all images. Raises UserError for non-finite pixels."""
     num, size = member.shape[0], math.prod(member.shape[1:])
     is_bad = np.zeros(num, bool)
@@ -215,12 +215,13 @@ def _survey(archive: zipfile.ZipFile, member: _Member, path: Path) -> _Values:
         start += len(block)
     if num_bad := int(is_bad.sum()):
         raise UserError(
-            f"{path}: {num_bad:,} of {num:,} images have non-finite pixels (NaN or infinite)", code="non-finite-values"
+            f"{path}: {num_bad:,} of {num:,} images have NaN or infinite pixels. Expected: finite ones",
+            code="non-finite-values",
         )
     return _Values(member.dtype == np.uint8, low, high, num_negative / (num * size))
 
 
-def _range_of(values: _Values, path: Path, spec: ImageSpec) -> str:
+def _detect_range(values: _Values, path: Path, spec: ImageSpec) -> str:
     """Return the name of the range that the values are of. Raises UserError where they fit several or none."""
     is_uint8, low, high, negative = values
     if is_uint8 and high != 1:
@@ -229,10 +230,10 @@ def _range_of(values: _Values, path: Path, spec: ImageSpec) -> str:
         return "unit"
     if not is_uint8 and low >= -1 - _SLACK and high <= 1 + _SLACK and negative >= _MANY:
         return "signed"
-    found = f"uint8 of {low:g} and {high:g} alone" if is_uint8 else f"values from {_shown(low)} to {_shown(high)}"
-    found += f", {negative:.2%} of them below 0" if low < 0 else ""
+    content = f"uint8 of {low:g} and {high:g} alone" if is_uint8 else f"values from {_digits(low)} to {_digits(high)}"
+    content += f", {negative:.2%} of them below 0" if low < 0 else ""
     raise UserError(
-        f"{path}: its images have {found}. Expected: {_allowed(spec)}; or give "
+        f"{path}: its images have {content}. Expected: {_allowed(spec)}; or give "
         "their range by --range unit, signed or byte",
         code="bad-images",
     )
@@ -242,13 +243,13 @@ def _describe_conversion(values: _Values, start: float, end: float) -> str:
     """Return the conversion of the values as text, "" without one."""
     if values.is_uint8 and end == 255:
         return ""
-    words = f"{'uint8' if values.is_uint8 else 'floats'}, taken as {start:g} to {end:g}"
+    text = f"{'uint8' if values.is_uint8 else 'floats'}, taken as {start:g} to {end:g}"
     if values.low < start or values.high > end:
-        words += f"; what lies beyond, from {_shown(values.low)} to {_shown(values.high)}, is clipped"
-    return words
+        text += f"; what lies beyond, from {_digits(values.low)} to {_digits(values.high)}, is clipped"
+    return text
 
 
-def _shown(value: float) -> str:
+def _digits(value: float) -> str:
     """Return a number with 6 digits, or with as many as show that it is beyond the end of a range, an integer."""
     texts = (f"{value + 0.0:.{digits}g}" for digits in range(6, 18))  # + 0.0: there is no -0
     return next(text for text in texts if float(text).is_integer() == value.is_integer())
@@ -262,7 +263,7 @@ def _pixels(archive: zipfile.ZipFile, member: _Member, rows: np.ndarray, start: 
     places = np.full(num, -1)
     places[rows] = np.arange(len(rows))
 
-    def rounded(values: np.ndarray) -> np.ndarray:
+    def to_uint8(values: np.ndarray) -> np.ndarray:
         if values.dtype == np.uint8 and end == 255:
             return values
         fractions = (values.astype(np.float64) - start) / (end - start)
@@ -272,10 +273,10 @@ def _pixels(archive: zipfile.ZipFile, member: _Member, rows: np.ndarray, start: 
     for block in member.blocks(archive, num if member.is_fortran else size):
         here = slice(first, first := first + len(block))
         if member.is_fortran:
-            pixels[:, here] = rounded(block[:, rows]).T
+            pixels[:, here] = to_uint8(block[:, rows]).T
         else:
             is_chosen = places[here] >= 0
-            pixels[places[here][is_chosen]] = rounded(block[is_chosen])
+            pixels[places[here][is_chosen]] = to_uint8(block[is_chosen])
     if not member.is_fortran:
         return pixels.reshape(-1, *shape)
     reverse = pixels.reshape(-1, *shape[::-1])  # its first index runs fastest

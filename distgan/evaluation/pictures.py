@@ -28,7 +28,7 @@ from distgan.utils.figures import (
     save_png,
 )
 from distgan.utils.files import write_atomic
-from distgan.utils.text import shortened
+from distgan.utils.text import truncate
 
 _NUM_STRIPS, _STRIP, _SIDE, _NEAREST = 6, 12, 8, 8
 _TEXT_WIDTH = 190
@@ -47,7 +47,7 @@ def save_pictures(
     trained: Tensor,
 ) -> list[str]:
     """Write the pictures that have content to `folder`. Return their names. `trained`: the training images."""
-    images, trained = (each if each.ndim == 3 else each.movedim(1, -1) for each in (images, trained))
+    images, trained = (batch if batch.ndim == 3 else batch.movedim(1, -1) for batch in (images, trained))
     names = drawable_names(class_names_of(quality))
     notice = "; ".join(quality.notices) or None
     owners = reading.classes if labels is None else labels
@@ -75,9 +75,9 @@ def _strips(rows: Sequence[tuple[str, Tensor]], heads: Sequence[str] = ()) -> Im
     for part, head in enumerate(heads):
         left = _TEXT_WIDTH + part * columns * cell_w // len(heads)
         draw.text((left, top // 2), head, INK, font_of(head), anchor="lm")
-    for row, (words, images) in enumerate(rows):
+    for row, (caption, images) in enumerate(rows):
         y = top + GAP + row * cell_h
-        draw.multiline_text((10, y + cell_h // 2), words, INK, font_of(words), anchor="lm", spacing=3)
+        draw.multiline_text((10, y + cell_h // 2), caption, INK, font_of(caption), anchor="lm", spacing=3)
         for column, image in enumerate(images.numpy()):
             tile = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
             picture.paste(tile, (_TEXT_WIDTH + column * cell_w, y))
@@ -88,41 +88,41 @@ def _best_and_worst(images: Tensor, reading: Reading, owners: Tensor, names: lis
     """Draw per class, of many the first ones, the images of the highest and the lowest probability of it."""
     rows = []
     for label, name in enumerate(names[:_MOST_ROWS]):
-        own = (owners == label).nonzero().squeeze(1)
-        order = own[reading.probabilities[own, label].argsort(descending=True, stable=True)]
+        indices = (owners == label).nonzero().squeeze(1)
+        order = indices[reading.probabilities[indices, label].argsort(descending=True, stable=True)]
         blank = torch.full((_SIDE, *images.shape[1:]), PAPER[0], dtype=torch.uint8)
         best, worst = images[order[:_SIDE]], images[order[-_SIDE:].flip(0)]
         shown = torch.cat([torch.cat([part, blank])[:_SIDE] for part in (best, worst)])
-        rows.append((f"{_cut(name)}  ({len(own):,} images)", shown))
+        rows.append((f"{_truncate(name)}  ({len(indices):,} images)", shown))
     return _strips(rows, heads=("the surest", "the least sure"))
 
 
 def _confused(quality: Quality, images: Tensor, reading: Reading, labels: Tensor) -> Image.Image:
     rows, names = [], drawable_names(class_names_of(quality))
-    for each in quality.confusions[:_NUM_STRIPS]:
-        requested, read = each.asked, each.read
-        own = ((labels == requested) & (reading.classes == read)).nonzero().squeeze(1)
-        order = own[reading.probabilities[own, read].argsort(descending=True, stable=True)]
-        pair = f"{_cut(names[requested])} read as {_cut(names[read])}"
-        rows.append((f"{pair}\n{each.share.value:.1%}", images[order[:_STRIP]]))
+    for confusion in quality.confusions[:_NUM_STRIPS]:
+        requested, read = confusion.asked, confusion.read
+        indices = ((labels == requested) & (reading.classes == read)).nonzero().squeeze(1)
+        order = indices[reading.probabilities[indices, read].argsort(descending=True, stable=True)]
+        pair = f"{_truncate(names[requested])} read as {_truncate(names[read])}"
+        rows.append((f"{pair}\n{confusion.share.value:.1%}", images[order[:_STRIP]]))
     return _strips(rows)
 
 
 def _neighbours(images: Tensor, closest: Closest, owners: Tensor, trained: Tensor, names: list[str]) -> Image.Image:
     """Draw per class, of many the first ones, the images closest to a training image, and at the median distance."""
-    pairs, words = [], []
+    pairs, captions = [], []
     for label in owners.unique().tolist()[:_MOST_ROWS]:
-        own = (owners == label).nonzero().squeeze(1)
-        order = own[closest.greys[own].argsort(stable=True)]
+        indices = (owners == label).nonzero().squeeze(1)
+        order = indices[closest.greys[indices].argsort(stable=True)]
         chosen = torch.cat([order[: _NEAREST - 4], order[len(order) // 2 :][:4]])
         pairs.append((images[chosen], trained[closest.which[chosen]]))
-        words.append(
-            f"{_cut(names[label])}: {closest.greys[order[0]]:.0f} to {closest.greys[order].median():.0f} greys off"
+        captions.append(
+            f"{_truncate(names[label])}: {closest.greys[order[0]]:.0f} to {closest.greys[order].median():.0f} greys off"
         )
     rows = []
-    for number, (own, real) in enumerate(pairs):
-        shown = torch.stack([own, real], 1).flatten(0, 1)
-        rows.append((words[number], shown))
+    for number, (generated, real) in enumerate(pairs):
+        shown = torch.stack([generated, real], 1).flatten(0, 1)
+        rows.append((captions[number], shown))
     return _strips(rows, heads=("the closest pairs", "usual pairs"))
 
 
@@ -134,7 +134,7 @@ def _save_matrix(path: Path, quality: Quality) -> None:
     if quality.matrix is not None:
         _heat(left, np.array(quality.matrix), names, "requested", title)
     else:
-        values, low, high = zip(*((each.value, each.low, each.high) for each in quality.shares), strict=True)
+        values, low, high = zip(*((share.value, share.low, share.high) for share in quality.shares), strict=True)
         errors = np.array([np.subtract(values, low), np.subtract(high, values)])
         left.bar(range(num), values, yerr=errors, capsize=3 if num <= _MOST_NUMBERS else 0, color="#4477aa")
         expected = quality.expected_shares or [1 / num] * num
@@ -148,15 +148,15 @@ def _save_matrix(path: Path, quality: Quality) -> None:
     save_png(figure, path)
 
 
-def _cut(name: str) -> str:
-    return shortened(name, _MOST_LETTERS)
+def _truncate(name: str) -> str:
+    return truncate(name, _MOST_LETTERS)
 
 
 def _name_ticks(axis: Any, names: list[str]) -> None:
     """Name the classes at an axis: all, or of many some."""
     chosen = range(0, len(names), -(-len(names) // _MOST_NUMBERS))
     is_long = axis.axis_name == "x" and max(map(len, names)) > 2
-    axis.set_ticks(chosen, [figure_text(_cut(names[label])) for label in chosen], rotation=90 if is_long else 0)
+    axis.set_ticks(chosen, [figure_text(_truncate(names[label])) for label in chosen], rotation=90 if is_long else 0)
 
 
 def _heat(axes: Any, counts: np.ndarray, names: list[str], rows: str, title: str) -> None:
@@ -164,9 +164,9 @@ def _heat(axes: Any, counts: np.ndarray, names: list[str], rows: str, title: str
     axes.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1)
     for (row, column), value in np.ndenumerate(shares):
         if counts[row, column] and num <= _MOST_NUMBERS:
-            words = f"{100 * value:.1f}" if value < 0.9995 else "100"
+            text = f"{100 * value:.1f}" if value < 0.9995 else "100"
             axes.text(
-                column, row, words, ha="center", va="center", color="white" if value > 0.3 else "black", fontsize=8
+                column, row, text, ha="center", va="center", color="white" if value > 0.3 else "black", fontsize=8
             )
     axes.set(xlabel="read as", ylabel=rows, title=f"{title}, %")
     _name_ticks(axes.xaxis, names)

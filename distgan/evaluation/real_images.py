@@ -46,7 +46,7 @@ class RealImages(NamedTuple):
         is_named = self.train.path is None and self.spec == MNIST_SPEC
         return self.train.name if is_named else f"images-{self.train_fingerprint}"
 
-    def at_most(self, num: int) -> int:
+    def max_images(self, num: int) -> int:
         """Return how many of `num` generated images are judged: as many as there are real ones to compare with."""
         return min(num, len(self.train.images))
 
@@ -91,7 +91,7 @@ def load_real_images(data: Dataset, config: DataConfig, *, may_download: bool = 
             (labels,), names = _clusters([data.images])
             data = data._replace(labels=labels, class_names=names)
         # A user's own folder may be called digits as well.
-        is_test = _every_sixth_digit(len(data.images)) if data.path is None else _every_few(data.labels)
+        is_test = _every_sixth_digit(len(data.images)) if data.path is None else _select_test_images(data.labels)
         train, test = (_rows(data, rows) for rows in ((~is_test).nonzero()[:, 0], is_test.nonzero()[:, 0]))
         is_test_seen = True
     real = RealImages(train, test, data, class_noun, is_test_seen, train.fingerprint, test.fingerprint)
@@ -116,13 +116,13 @@ def _own_test_images(data: Dataset, config: DataConfig, *, keep: bool) -> Datase
             f"--test-data: not found ({config.test}). Expected: the path of images as --data takes it", code="no-data"
         )
     test = load_own_images(config.model_copy(update={"name": config.test}), flag="--test-data", keep=keep)
-    own, other = data.spec, test.spec
-    if own.num_classes == 0:
+    spec, other = data.spec, test.spec
+    if spec.num_classes == 0:
         other = other.model_copy(update={"num_classes": 0, "class_names": []})
-    if own != other:
-        same_shape = (own.channels, own.height, own.width) == (other.channels, other.height, other.width)
+    if spec != other:
+        same_shape = (spec.channels, spec.height, spec.width) == (other.channels, other.height, other.width)
         differing = f"classes {_listed(other)}" if same_shape else f"images of {other.describe()}"
-        expected = f"classes {_listed(own)}" if same_shape else own.describe()
+        expected = f"classes {_listed(spec)}" if same_shape else spec.describe()
         raise UserError(
             f"--test-data: not like --data ({config.test}: {differing}). Expected: {expected}", code="bad-images"
         )
@@ -139,7 +139,7 @@ def _every_sixth_digit(num: int) -> Tensor:
     return torch.arange(num) // NUM_VARIANTS % _TEST_EVERY == _TEST_EVERY - 1
 
 
-def _every_few(labels: Tensor) -> Tensor:
+def _select_test_images(labels: Tensor) -> Tensor:
     """Return the mask of test images: sorted by class every sixth, of few images every second; one of each class."""
     every = _TEST_EVERY if len(labels) >= _FEW else _FEW_EVERY
     order = labels.argsort(stable=True)
@@ -158,13 +158,13 @@ def _clusters(parts: Sequence[Tensor]) -> tuple[Sequence[Tensor], list[str]]:
     """
     num = max(2, min(_NUM_CLUSTERS, min(map(len, parts)) // _IMAGES_PER_CLUSTER))
     sizes = [len(part) for part in parts]
-    found = cluster(torch.cat(list(parts)), num)
-    counts = torch.stack([own.bincount(minlength=num) for own in found.split(sizes)])
+    clusters = cluster(torch.cat(list(parts)), num)
+    counts = torch.stack([part.bincount(minlength=num) for part in clusters.split(sizes)])
     # An image that is like no other is counted with the largest cluster: a class needs a test and a training image.
     least = counts.amin(0)
     is_small = (counts.sum(0) < 2 * _TEST_EVERY) | (least < 2)
-    found = torch.where(is_small[found], least.argmax(), found)
-    kept, labels = found.unique(return_inverse=True)
+    clusters = torch.where(is_small[clusters], least.argmax(), clusters)
+    kept, labels = clusters.unique(return_inverse=True)
     return labels.split(sizes), [str(number) for number in range(1, len(kept) + 1)]
 
 

@@ -59,7 +59,7 @@ class Reference(NamedTuple):
     @property
     def well_read(self) -> list[float]:
         """Return of each class the least agreement with which it is made well."""
-        return [min(WELL_READ, each.value) for each in self.class_accuracies]
+        return [min(WELL_READ, accuracy.value) for accuracy in self.class_accuracies]
 
 
 def build_reference(
@@ -84,7 +84,7 @@ def build_reference(
     # As many of each class as there should be among the generated ones.
     shares = torch.bincount(train.labels, minlength=num_classes) / len(train.labels)
     counts = n * shares if requested is None else torch.bincount(requested, minlength=num_classes)
-    due = [max(1, round(float(own or n * share))) for own, share in zip(counts, shares, strict=True)]
+    due = [max(1, round(float(count or n * share))) for count, share in zip(counts, shares, strict=True)]
     shuffled = torch.randperm(len(train.images), generator=torch.Generator().manual_seed(1))
     chosen = torch.cat([shuffled[train.labels[shuffled] == label][: due[label]] for label in range(num_classes)])
     others, labels = read_images(ensemble, train.images[chosen], runtime), train.labels[chosen]

@@ -174,13 +174,16 @@ def class_names_of(quality: Quality) -> list[str]:
 
 def read_quality(path: Path) -> Quality:
     """Read a result. Raises UserError for a file that is damaged or of another version."""
-    found = read_model(path, Quality, _MAX_BYTES, version=FORMAT, rule="what this version of distgan eval wrote")
-    num = len(found.shares)
-    tables = [found.jury_matrix, *([found.matrix] if found.matrix is not None else [])]
+    rule = "what this version of distgan eval wrote"
+    quality = read_model(path, Quality, _MAX_BYTES, version=FORMAT, rule=rule)
+    num = len(quality.shares)
+    tables = [quality.jury_matrix, *([quality.matrix] if quality.matrix is not None else [])]
     if any([len(row) for row in table] != [num] * num or min(map(min, table)) < 0 for table in tables):
-        raise UserError(f"{path}: damaged (a matrix is not of {num} by {num} counts)", code="damaged-file")
-    if any(len(each) != num for each in (found.class_names, found.expected_shares) if each is not None):
-        raise UserError(f"{path}: damaged (names or shares of other than {num} classes)", code="damaged-file")
-    if sorted(each.digit for each in found.per_digit) != list(range(num)):
-        raise UserError(f"{path}: damaged (a class is missing or repeated)", code="damaged-file")
-    return found
+        problem = f"a matrix is not of {num} by {num} counts"
+    elif any(len(values) != num for values in (quality.class_names, quality.expected_shares) if values is not None):
+        problem = f"names or shares of other than {num} classes"
+    elif sorted(row.digit for row in quality.per_digit) != list(range(num)):
+        problem = "a class is missing or repeated"
+    else:
+        return quality
+    raise UserError(f"{path}: damaged ({problem}). Expected: {rule}", code="damaged-file")

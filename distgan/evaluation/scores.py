@@ -167,12 +167,12 @@ def nearest(images: Tensor, others: Tensor) -> Nearest:
     # Not kept part by part: small tensors between large ones that are freed would keep their memory.
     values, which = torch.full((len(images),), math.inf), torch.zeros(len(images), dtype=torch.long)
     for first in range(0, len(others), max(1, _MOST_VALUES // size)):
-        theirs = others[first : first + max(1, _MOST_VALUES // size)].flatten(1).float()
-        squares = theirs.square().sum(1)
+        candidates = others[first : first + max(1, _MOST_VALUES // size)].flatten(1).float()
+        squares = candidates.square().sum(1)
         for start in range(0, len(images), _ROWS):
             rows = slice(start, start + _ROWS)
             part = images[rows].flatten(1).float()
-            table = (squares - 2 * part @ theirs.T) + part.square().sum(1, keepdim=True)
+            table = (squares - 2 * part @ candidates.T) + part.square().sum(1, keepdim=True)
             least, index = table.min(1)
             is_nearer = least < values[rows]
             values[rows] = torch.where(is_nearer, least, values[rows])

@@ -88,7 +88,7 @@ def read_targets(path: Path) -> Targets:
     try:
         values = tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not TOML ({error})", code="bad-config-file") from error
+        raise UserError(f"{path}: not TOML ({error}). Expected: targets in TOML", code="bad-config-file") from error
     check_format(path, values, FORMAT)
     return parse_model(Targets, values, str(path), strict=True)
 
@@ -148,12 +148,12 @@ def is_evaluation(line: dict[str, Any]) -> bool:
     return "eval_s" in line
 
 
-def judged_lines(path: Path) -> list[dict[str, Any]]:
+def evaluation_lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a metrics.jsonl that have an evaluation, which are few."""
     return [line for line in metric_lines(path) if line is not None and is_evaluation(line)]
 
 
-def judged_weights(lines: Iterable[dict[str, Any]]) -> Literal["ema", "raw"]:
+def evaluated_weights(lines: Iterable[dict[str, Any]]) -> Literal["ema", "raw"]:
     """Return of which weights the evaluations of a run count: of G's moving average where it has one."""
     return "ema" if any(key.startswith("ema_") for line in lines for key in line) else "raw"
 
@@ -164,14 +164,14 @@ def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
     Of two of one step, as a resume may leave them, the later line counts.
     """
     judged = [line for line in lines if is_evaluation(line)]
-    prefix = judged_weights(judged)
-    found = {}
+    prefix = evaluated_weights(judged)
+    by_step = {}
     for line in judged:
         step = line["step"]
         epoch, elapsed_s, eval_s = (finite_or_none(line.get(key)) for key in ("epoch", "elapsed_s", "eval_s"))
         if epoch is None or elapsed_s is None or eval_s is None:
             continue
-        found[step] = Evaluation(
+        by_step[step] = Evaluation(
             step,
             epoch,
             elapsed_s,
@@ -182,20 +182,20 @@ def evaluations(lines: Iterable[dict[str, Any]]) -> list[Evaluation]:
             _numbers(line.get(f"{prefix}_coverage_digits")),
             finite_or_none(line.get("since_start_s")),
         )
-    return [found[step] for step in sorted(found)]
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def _numbers(value: Any) -> list[float | None]:
-    return [finite_or_none(each) for each in value] if isinstance(value, list) else []
+    return [finite_or_none(item) for item in value] if isinstance(value, list) else []
 
 
-def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
+def list_targets(targets: CganTargets | VanillaTargets) -> list[Target]:
     """Return the targets of a kind of network, each with the number that it bounds."""
-    fcd = Target("fcd", "fcd", lambda each: each.fcd, targets.max_fcd, True)
+    fcd = Target("fcd", "fcd", lambda result: result.fcd, targets.max_fcd, True)
     coverage = Target(
         "worst coverage",
         "coverage, worst class",
-        lambda each: _extreme(min, each.coverages, each),
+        lambda result: _extreme(min, result.coverages, result),
         targets.min_coverage,
         False,
     )
@@ -203,7 +203,7 @@ def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
         agreement = Target(
             "worst digit",  # of any data: a key of results.json
             "read as requested, worst class",
-            lambda each: _extreme(min, each.digits, each),
+            lambda result: _extreme(min, result.digits, result),
             targets.min_agreement,
             False,
         )
@@ -211,10 +211,10 @@ def targets_of(targets: CganTargets | VanillaTargets) -> list[Target]:
     shares = "smallest and largest share\nof a class"
     return [
         fcd,
-        Target("smallest share", shares, lambda each: _extreme(min, each.digits, each), targets.min_share, False),
-        Target("largest share", shares, lambda each: _extreme(max, each.digits, each), targets.max_share, True),
+        Target("smallest share", shares, lambda result: _extreme(min, result.digits, result), targets.min_share, False),
+        Target("largest share", shares, lambda result: _extreme(max, result.digits, result), targets.max_share, True),
         coverage,
-        Target("recognisable", "recognisable", lambda each: each.recognisable, targets.min_recognisable, False),
+        Target("recognisable", "recognisable", lambda result: result.recognisable, targets.min_recognisable, False),
     ]
 
 
@@ -227,9 +227,9 @@ def _extreme(
     return choose(known) if known and len(known) == num_classes else None
 
 
-def detect(found: Sequence[Evaluation], targets: Sequence[Target], hold: int) -> DetectedConvergence:
+def detect(results: Sequence[Evaluation], targets: Sequence[Target], hold: int) -> DetectedConvergence:
     """Return when a run had converged by evaluations `found`, which are in the order of their steps."""
-    missed = [[target.name for target in targets if not target.is_met(each)] for each in found]
+    missed = [[target.name for target in targets if not target.is_met(result)] for result in results]
     starts = [i for i, names in enumerate(missed) if not names and (i == 0 or missed[i - 1])]
     for start in starts:
         if len(window := missed[start : start + hold + 1]) == hold + 1 and not any(window):
@@ -238,9 +238,9 @@ def detect(found: Sequence[Evaluation], targets: Sequence[Target], hold: int) ->
         best = min(reversed(missed), key=len, default=[target.name for target in targets])
         return DetectedConvergence(None, "never met", best)
     if not missed[-1]:
-        return DetectedConvergence(None, f"met at epoch {found[starts[-1]].epoch:.4g}, too late to be confirmed", [])
+        return DetectedConvergence(None, f"met at epoch {results[starts[-1]].epoch:.4g}, too late to be confirmed", [])
     end = next(names for names in missed[starts[0] :] if names)
-    return DetectedConvergence(None, f"met at epoch {found[starts[0]].epoch:.4g} but not held", end)
+    return DetectedConvergence(None, f"met at epoch {results[starts[0]].epoch:.4g} but not held", end)
 
 
 class EarlyStop:
@@ -248,7 +248,7 @@ class EarlyStop:
 
     def __init__(self, targets: Targets, *, is_conditional: bool):
         self.protocol = targets.protocol
-        self.wanted = targets_of(targets.cgan if is_conditional else targets.vanilla)
+        self.wanted = list_targets(targets.cgan if is_conditional else targets.vanilla)
         self._lines: list[dict[str, Any]] = []
         self.add()
 
@@ -267,7 +267,7 @@ class EarlyStop:
         if self.detected.reached is not None:
             first, last = (self.evaluations[self.detected.reached + more].step for more in (0, self.protocol.hold))
             return f"targets met at step {first:,}" + (f" and held to step {last:,}" if last > first else "")
-        missed = [target.name for each in self.evaluations[-1:] for target in self.wanted if not target.is_met(each)]
+        missed = [target.name for last in self.evaluations[-1:] for target in self.wanted if not target.is_met(last)]
         return f"targets missed: {', '.join(missed)}" if missed else "all targets met; not held long enough yet"
 
 

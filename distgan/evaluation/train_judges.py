@@ -41,7 +41,7 @@ from distgan.evaluation.scores import confusion_matrix, estimate_proportion
 from distgan.utils.devices import device_named
 from distgan.utils.files import make_folder, write_atomic
 from distgan.utils.hardware import cpu_name
-from distgan.utils.locks import held_lock
+from distgan.utils.locks import hold_lock
 from distgan.utils.parts_progress import PartsProgress
 from distgan.utils.paths import user_path
 from distgan.utils.provenance import describe_environment
@@ -75,7 +75,7 @@ def train_judges(config: JudgeConfig) -> None:
         raise CommandFailed(f"{', '.join(poor)}: under {ENOUGH:.1%} of MNIST's test images right; more --epochs")
 
 
-def judges_of(real: RealImages, data: DataConfig, runtime: Runtime, folder: str | None = None) -> ClassifierEnsemble:
+def get_judges(real: RealImages, data: DataConfig, runtime: Runtime, folder: str | None = None) -> ClassifierEnsemble:
     """Load the judges of these images, trained first where there are none. All ranks call it. Raises UserError.
 
     The first process of each machine trains them, unless another one with the same cache does.
@@ -86,7 +86,7 @@ def judges_of(real: RealImages, data: DataConfig, runtime: Runtime, folder: str 
         if find_judges(name, folder)[0] is None and runtime.is_local_main:
             place = cache_folder(name)
             make_folder(place.parent)
-            with held_lock(place.with_name(f"{name}.lock"), f"another process trains judges, into {place}: waiting"):
+            with hold_lock(place.with_name(f"{name}.lock"), f"another process trains judges, into {place}: waiting"):
                 if find_judges(name)[0] is None:
                     epochs = enough_epochs(len(real.train.images), _FIRST_EPOCHS, _STEPS)
                     _train_all(real, place, _data_flags(data), epochs, 0, runtime.device)
@@ -106,8 +106,8 @@ def _data_flags(data: DataConfig) -> str:
     """Return the flags of `distgan judge train` that give these images."""
     values = {"--data": data.name, "--test-data": data.test, "--image-size": data.image_size}
     values |= {"--channels": data.channels, "--background": data.background, "--data-dir": data.dir}
-    words = [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
-    return shlex.join(words + ["--skip-broken"] * data.skip_broken)
+    flags = [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
+    return shlex.join(flags + ["--skip-broken"] * data.skip_broken)
 
 
 def _train_all(
@@ -168,12 +168,12 @@ def _train_all(
 
 def _check_free(folder: Path, data: str) -> None:
     """Raise UserError for a folder with judges of other data."""
-    found = data
+    recorded = data
     with suppress(UserError):  # none, or a record that nobody can read
-        found = read_record(folder).data
-    if found != data:
+        recorded = read_record(folder).data
+    if recorded != data:
         raise UserError(
-            f"--out: has judges of {found[:40]!r} ({folder}). Expected: a new folder, or one with judges of {data}",
+            f"--out: has judges of {recorded[:40]!r} ({folder}). Expected: a new folder, or one with judges of {data}",
             code="output-exists",
         )
 
@@ -240,8 +240,8 @@ def show_judges(config: JudgeConfig) -> None:
         for label, row in enumerate(judge.matrix):
             wrong = {read: count for read, count in enumerate(row) if count and read != label}
             by_count = sorted(wrong.items(), key=lambda pair: -pair[1])
-            words = ", ".join(f"{count} as {names[read]}" for read, count in by_count)
-            print_line(f"  {names[label]}: {sum(row) - sum(wrong.values()):,} right{'; ' if words else ''}{words}")
+            errors = ", ".join(f"{count} as {names[read]}" for read, count in by_count)
+            print_line(f"  {names[label]}: {sum(row) - sum(wrong.values()):,} right{'; ' if errors else ''}{errors}")
     print_line(f"trained on {ensemble.record.data} ({recipe.train}), measured on {recipe.test}, by: {recipe.command}")
     print_line(f"on {recipe.device}, {', '.join(f'{name} {version}' for name, version in recipe.versions.items())}")
 

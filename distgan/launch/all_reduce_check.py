@@ -35,9 +35,9 @@ def check_all_reduce(backend: str, num_processes: int) -> Finding:
     if backend == "nccl":
         remedy = "train on one GPU by CUDA_VISIBLE_DEVICES=0, and see the log of NCCL_DEBUG=INFO"
     with tempfile.TemporaryDirectory(prefix="distgan-doctor-") as folder:
-        words = (str(num_processes), f"{folder}/store", backend)
+        arguments = (str(num_processes), f"{folder}/store", backend)
         ranks = [
-            TrialRank(f"rank {rank}", (*_RANK_COMMAND, str(rank), *words), build_child_env())
+            TrialRank(f"rank {rank}", (*_RANK_COMMAND, str(rank), *arguments), build_child_env())
             for rank in range(num_processes)
         ]
         failures, unfinished = run_ranks(ranks, _ALL_REDUCE_S)

@@ -123,9 +123,6 @@ def _print_table(findings: list[Finding]) -> None:
     TerminalConsole().print_table(table)
 
 
-# -- Python and packages --
-
-
 def check_python() -> Finding:
     """Report the version of Python."""
     text = sys.version.split()[0]
@@ -205,9 +202,6 @@ def _installed_version(name: str) -> str | None:
         return None
 
 
-# -- Devices --
-
-
 def check_gpus() -> Finding:
     """Check that each GPU computes."""
     import torch
@@ -229,7 +223,7 @@ def explain_no_gpu() -> Finding:
     """Report why torch finds no GPU, and the cores of the CPU."""
     import torch
 
-    text = f"no GPU; trains on the CPU, {operating_system.cores()} cores"
+    text = f"no GPU; trains on the CPU, {operating_system.count_cores()} cores"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible in ("", "-1"):
         return _report_bf16(f"{text}; GPUs are hidden by CUDA_VISIBLE_DEVICES={visible}", is_cpu=True)
@@ -286,9 +280,6 @@ def check_processes(num_processes: int, num_gpus: int) -> Finding:
     return check_all_reduce(backend, num)
 
 
-# -- Memory, disk and data --
-
-
 def check_memory() -> Finding:
     """Report free memory, and shared memory for NCCL."""
     import psutil
@@ -322,10 +313,10 @@ def check_disk() -> Finding:
 def check_data(data_dir: str | None) -> Finding:
     """Report where MNIST is found."""
     from distgan.config.schema import DataConfig
-    from distgan.data.base import SOURCES, data_folder, find
+    from distgan.data.base import SOURCES, data_folder, find_folder
 
     folder, _ = data_folder(DataConfig(dir=data_dir))
-    if raw := find(SOURCES["mnist"], folder):
+    if raw := find_folder(SOURCES["mnist"], folder):
         return Finding("data", "ok", f"MNIST in {raw}")
     return Finding("data", "note", f"no MNIST in {folder}/", "train downloads it; --data digits needs none")
 

@@ -67,7 +67,7 @@ def train(
     env.check_before_imports()
     _check_processes(config.processes.num)
     startup = Startup(time.time())
-    with _restoring(quiet=quiet), given_modules(generator, discriminator) as modules:
+    with _restore_after(quiet=quiet), given_modules(generator, discriminator) as modules:
         config = with_modules(config, modules) if modules else with_networks(config)
         images = given.prepare(config.data) if (given := _check_dataset(dataset)) else None
         try:
@@ -114,7 +114,7 @@ def sample(
         )
     settings = {"num": num, "seed": seed, "ema": ema, "networks": networks, "trust_networks": trust_networks}
     config = settings_from(SampleConfig, settings | {"device": device})
-    with _restoring(), given_modules(generator, None) as modules:
+    with _restore_after(), given_modules(generator, None) as modules:
         return draw_images(os.fspath(folder), config, values, modules)
 
 
@@ -145,7 +145,7 @@ def evaluate(
     _check_processes(config.processes)
     from distgan.evaluation.evaluate import evaluate  # scipy and matplotlib
 
-    with _restoring(quiet=quiet), given_modules(generator, None) as modules:
+    with _restore_after(quiet=quiet), given_modules(generator, None) as modules:
         return evaluate(os.fspath(folder), config, images=_check_dataset(dataset), given=modules)[0]
 
 
@@ -173,7 +173,7 @@ def load_generator(
     Raises:
         UserError: for weights that are missing or damaged, or of other networks.
     """
-    with _restoring(), given_modules(generator, None) as modules:
+    with _restore_after(), given_modules(generator, None) as modules:
         loaded = export.load_generator(os.fspath(folder), ema=ema, code=CodeTrust(networks, trust_networks, modules))
     return loaded.generator.eval()
 
@@ -196,7 +196,7 @@ def _check_dataset(dataset: Dataset | None) -> Dataset | None:
 
 
 @contextmanager
-def _restoring(*, quiet: bool = False) -> Iterator[None]:
+def _restore_after(*, quiet: bool = False) -> Iterator[None]:
     """Print nothing if `quiet`, compute as a fresh process does, and raise a disk's errors as UserErrors."""
     token = IS_QUIET.set(quiet or IS_QUIET.get())
     try:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from distgan.config.command_settings import SlurmConfig
-from distgan.config.presets import shipped, training_of
+from distgan.config.presets import parse_training, shipped_folder
 from distgan.config.schema import Config
 from distgan.errors import UserError, print_line, print_message
 
@@ -23,7 +23,7 @@ def submit(config: SlurmConfig, train_flags: list[str], *, dry_run: bool) -> Non
     """
     from distgan.models.user_networks import find_file  # torch: not for --help
 
-    training, _ = training_of(train_flags)
+    training, _ = parse_training(train_flags)
     if training.model.networks and not training.run.trust_networks:
         find_file(training.model.networks)  # it is executed in the job alone
     script = build_script(config, train_flags, training)
@@ -53,7 +53,7 @@ def build_script(config: SlurmConfig, train_flags: list[str], training: Config) 
     """
     from distgan.data.loader import check_batch_size, global_batch_size, min_batch_size  # torch: not for --help
 
-    folder = shipped("slurm", "launch/batch_scripts")
+    folder = shipped_folder("slurm", "launch/batch_scripts")
     overrides = dict(flag.removeprefix("--").split("=", 1) for flag in _sbatch_flags(config))
     options = _read_sbatch_lines((folder / f"{training.model.name}.sh").read_text()) | overrides
     _check_time_limit(options["time"], options["signal"])
@@ -137,7 +137,9 @@ def _call_sbatch(flag: str, config: SlurmConfig, script: str, requested: str) ->
             f"sbatch: no answer within {_SBATCH_S} s. Expected: try again when SLURM answers", code="slurm"
         ) from None
     except OSError as error:
-        raise UserError(f"sbatch: does not start ({error.strerror})", code="slurm") from error
+        raise UserError(
+            f"sbatch: does not start ({error.strerror}). Expected: SLURM installed", code="slurm"
+        ) from error
     output = [line for line in (process.stdout + process.stderr).splitlines() if line.strip()]
     message = "; ".join(re.sub(r"^\w+: (error: )?", "", line) for line in output)
     if process.returncode:

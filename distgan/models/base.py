@@ -3,7 +3,7 @@
 `generator(z, labels)` gives images (N, C, H, W) in [-1, 1] from z (N, *latent_shape), where `config.images` has the
 sizes; `discriminator(images, labels)` gives logits (N, 1). Labels are classes (N,) int64, None for a pair without. A
 generator with `takes_mixtures` also takes weights over the classes (N, K), for a walk between two of them. Labels of a
-clustered pair are clusters, which `labels_for` draws.
+clustered pair are clusters, which `generator_labels` draws.
 """
 
 import math
@@ -21,18 +21,18 @@ from distgan.models.user_networks import describe_value, load_family, loaded, pa
 from distgan.utils.text import one_line
 
 
-def family_of(model: ModelConfig) -> Family:
+def get_family(model: ModelConfig) -> Family:
     """Return the two functions that build the networks. Raises UserError for a file that is not loaded."""
     return load_family(model) if model.family is None else FAMILIES[model.family]
 
 
 def check_fit(model: ModelConfig) -> None:
     """Raise UserError for networks that can't be built for the images."""
-    images, family = model.images, family_of(model)
+    images, family = model.images, get_family(model)
     if model.is_conditional and images.num_classes < 2:
-        found = f"{images.num_classes} of" if images.num_classes else "no"
+        count = f"{images.num_classes} of" if images.num_classes else "no"
         raise UserError(
-            f"--model: the data has {found} classes ({model.name}). Expected: 2 or more, or a vanilla preset",
+            f"--model: the data has {count} classes ({model.name}). Expected: 2 or more, or a vanilla preset",
             code="images-do-not-fit",
         )
     if allowed := family.unsupported(images):
@@ -46,7 +46,7 @@ def check_fit(model: ModelConfig) -> None:
 def _check_arguments(model: ModelConfig, family: Family) -> None:
     """Raise UserError for a `--model-arg` that neither function takes, is of another type, or is missing."""
     of_both = {name: parameters_of(getattr(family, name)) for name in ("build_generator", "build_discriminator")}
-    known = {name: each for parameters in of_both.values() for name, each in parameters.items()}
+    known = {name: parameter for parameters in of_both.values() for name, parameter in parameters.items()}
     allowed = [name for name in known if name not in (*family.settings, "**")]
     for name, value in model.args.items():
         if name in family.settings or (name not in known and "**" not in known):
@@ -56,7 +56,7 @@ def _check_arguments(model: ModelConfig, family: Family) -> None:
                 code="unknown-setting",
             )
         kind = known[name].annotation if name in known else None
-        kind = {each.__name__: each for each in _KINDS}.get(kind, kind) if isinstance(kind, str) else kind
+        kind = {cls.__name__: cls for cls in _KINDS}.get(kind, kind) if isinstance(kind, str) else kind
         is_right = type(value) is kind or (kind is float and type(value) is int)
         if kind in _KINDS and not is_right:
             raise UserError(
@@ -64,8 +64,8 @@ def _check_arguments(model: ModelConfig, family: Family) -> None:
                 f"{_KINDS[kind]}"
             )
     for function, parameters in of_both.items():
-        for name, each in parameters.items():
-            if name not in (*family.settings, *model.args, "**") and each.default is each.empty:
+        for name, parameter in parameters.items():
+            if name not in (*family.settings, *model.args, "**") and parameter.default is parameter.empty:
                 raise UserError(
                     f"--model-arg: {function} of {model.networks_name} needs {name}, which is not set. Expected: "
                     f"--model-arg {name}=VALUE, or a default in the function",
@@ -110,11 +110,11 @@ def build_discriminator(config: ModelConfig) -> nn.Module:
 
 
 def _build(config: ModelConfig, name: str) -> nn.Module:
-    family = family_of(config)
+    family = get_family(config)
     function = getattr(family, name)
-    given = {each: getattr(config, each) for each in family.settings} | config.args
+    given = {setting: getattr(config, setting) for setting in family.settings} | config.args
     taken = parameters_of(function)
-    network: Any = function(config.spec, **{each: given[each] for each in given if each in taken or "**" in taken})
+    network: Any = function(config.spec, **{name: given[name] for name in given if name in taken or "**" in taken})
     if not isinstance(network, nn.Module):
         advice = f", as {network.__name__}(spec)" if isinstance(network, type) else ""
         raise UserError(
@@ -132,7 +132,7 @@ def drop_labels(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor 
     return inputs[0], None
 
 
-def labels_for(generator: nn.Module, z: Tensor, classes: Tensor) -> Tensor:
+def generator_labels(generator: nn.Module, z: Tensor, classes: Tensor) -> Tensor:
     """Return what a generator takes for the requested classes (N,): these, or one of the clusters of each, by z."""
     return generator.draw_labels(z, classes) if hasattr(generator, "draw_labels") else classes  # type: ignore[operator]
 
@@ -142,7 +142,7 @@ def num_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def layouts(config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+def tensor_layouts(config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
     """Return names, shapes and types of the tensors of G and D; None for a file whose code is not loaded."""
     if config.family is None and loaded(config) is None:
         return None

@@ -125,7 +125,7 @@ class BitSource(Protocol):
     def bits(self, shape: torch.Size, salt: int) -> Tensor: ...
 
 
-def _kept(module: "Dropout | ChannelDropout | AlphaDropout", shape: torch.Size, like: Tensor) -> tuple[Tensor, float]:
+def _mask(module: "Dropout | ChannelDropout | AlphaDropout", shape: torch.Size, like: Tensor) -> tuple[Tensor, float]:
     """Return 1 for what is kept and 0 for what is dropped, in the type of `like`, and the share that is dropped."""
     assert module.noise is not None
     num_dropped = min(round(module.p * 2**16), 2**16 - 1)
@@ -146,7 +146,7 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # its name in torch
         if not self.training or self.p == 0 or self.noise is None:
             return super().forward(input)
-        kept, dropped = _kept(self, input.shape, input)
+        kept, dropped = _mask(self, input.shape, input)
         return input * kept.mul_(1 / (1 - dropped))
 
 
@@ -165,7 +165,7 @@ class ChannelDropout(nn.Module):
             return input
         if self.noise is None:
             return torch.feature_dropout(input, self.p, train=True)
-        kept, dropped = _kept(self, input.shape[:2], input)
+        kept, dropped = _mask(self, input.shape[:2], input)
         return input * kept.mul(1 / (1 - dropped)).view(*kept.shape, *[1] * (input.ndim - 2))
 
 
@@ -185,7 +185,7 @@ class AlphaDropout(nn.Module):
             return input
         if self.noise is None:
             return (F.feature_alpha_dropout if self.of_channels else F.alpha_dropout)(input, self.p, training=True)
-        kept, dropped = _kept(self, input.shape[:2] if self.of_channels else input.shape, input)
+        kept, dropped = _mask(self, input.shape[:2] if self.of_channels else input.shape, input)
         if self.of_channels:
             kept = kept.view(*kept.shape, *[1] * (input.ndim - 2))
         scale = ((1 - dropped) * (1 + dropped * self._LOWEST**2)) ** -0.5
@@ -208,15 +208,15 @@ class Normal(nn.Module):
             num = like[0].numel()
             columns = counters(torch.arange(2 * num, dtype=torch.int32, device=like.device), 1)
             bits = counter_hash(nothing[:1], columns, nothing, self.salt) >> 16
-            return _normals(bits.view(1, 2, num), like.dtype).view(1, *like.shape[1:]).expand_as(like)
+            return _to_normals(bits.view(1, 2, num), like.dtype).view(1, *like.shape[1:]).expand_as(like)
         if self.noise is None:
             return torch.randn_like(like)
         num = like[0].numel()
         bits = self.noise.bits(torch.Size((len(like), 2 * num)), self.salt)
-        return _normals(bits.view(len(like), 2, num), like.dtype).view(like.shape)
+        return _to_normals(bits.view(len(like), 2, num), like.dtype).view(like.shape)
 
 
-def _normals(bits: Tensor, dtype: torch.dtype) -> Tensor:
+def _to_normals(bits: Tensor, dtype: torch.dtype) -> Tensor:
     """Return normals (N, M) from (N, 2, M) of random integers from -2**15 to 2**15 - 1 (Box and Muller 1958)."""
     radius, angle = bits.to(torch.get_default_dtype()).add(2**15 + 0.5).mul(2.0**-16).unbind(1)
     return ((-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()).to(dtype)
@@ -227,20 +227,20 @@ _DRAWING = (Dropout, ChannelDropout, AlphaDropout, Normal)
 
 def swap_dropout(network: nn.Module) -> nn.Module:
     """Return the network with layers of this module in place of torch's dropout, and give each its own salt."""
-    network = _swapped(network)
+    network = _replace_layer(network)
     swapped: dict[nn.Module, nn.Module] = {}  # a layer may stand in several places
     for parent in list(network.modules()):
         for name, child in list(parent._modules.items()):
             if child is not None:
                 if child not in swapped:
-                    swapped[child] = _swapped(child)
+                    swapped[child] = _replace_layer(child)
                 parent._modules[name] = swapped[child]
     for salt, module in enumerate(drawing_layers(network)):
         module.salt = salt * 0x2545F491
     return network
 
 
-def _swapped(layer: nn.Module) -> nn.Module:
+def _replace_layer(layer: nn.Module) -> nn.Module:
     """Return the layer of this module for one of torch's own; a subclass, which may do more, stays."""
     kind, swapped = type(layer), layer
     if kind is nn.Dropout:

@@ -25,7 +25,7 @@ class Preview(NamedTuple):
     heads: list[str]
 
 
-def preview_of(config: ModelConfig) -> Preview:
+def build_preview(config: ModelConfig) -> Preview:
     """Return a column for each of the first classes, or for a network without labels just images."""
     if not config.is_conditional:
         num, columns = _PREVIEW_UNCONDITIONAL
@@ -60,7 +60,7 @@ def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> np.ndarray:
     chunks = []
     for start in range(0, len(z), CHUNK):
         rows = slice(start, start + CHUNK)
-        images = generator(_filled(z[rows]).to(device), _filled(labels[rows]).to(device))
+        images = generator(_pad_rows(z[rows]).to(device), _pad_rows(labels[rows]).to(device))
         if not images.isfinite().all():
             raise UserError(
                 "generator: draws images with pixels that are NaN or infinite. Expected: weights that draw finite ones",
@@ -70,7 +70,7 @@ def generate(generator: nn.Module, z: Tensor, labels: Tensor) -> np.ndarray:
     return np.concatenate(chunks)
 
 
-def _filled(rows: Tensor) -> Tensor:
+def _pad_rows(rows: Tensor) -> Tensor:
     return torch.cat([rows, rows[:1].expand(CHUNK - len(rows), *rows.shape[1:])])
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from distgan.reports.number_format import epochs, percent, plain
+from distgan.reports.number_format import epochs, format_number, percent
 from distgan.utils.figures import load_matplotlib
 
 SIZE = 1000.0
@@ -97,13 +97,13 @@ def chart(
     may_be_log: bool = False,
 ) -> Chart | None:
     """Return a chart, None without a single point. A share is shown in percent."""
-    series = [each for each in series if each.points]
+    series = [curve for curve in series if curve.points]
     if not series:
         return None
-    text = (lambda value: percent(value)) if share else plain
-    xs = [point.x for each in series for point in each.points]
+    text = (lambda value: percent(value)) if share else format_number
+    xs = [point.x for curve in series for point in curve.points]
     ys = [level.value for level in levels]
-    ys += [y for each in series for p in each.points for y in (p.y, p.low, p.high) if y is not None]
+    ys += [y for curve in series for p in curve.points for y in (p.y, p.low, p.high) if y is not None]
     is_log = may_be_log and min(ys) > 0 and max(ys) / min(ys) >= _LOG_FROM
     y_ticks, (y_low, y_high) = _log_ticks(min(ys), max(ys)) if is_log else _ticks(min(ys), max(ys), 5)
     is_log = is_log and y_low > 0  # a power of ten below what a float can hold is 0
@@ -128,14 +128,14 @@ def chart(
         is_log,
         [Tick(across(x), epochs(x)) for x in x_ticks],
         [Tick(down(y), y_text(y)) for y in y_ticks],
-        [_drawn(each, across, down) for each in series],
+        [_project(curve, across, down) for curve in series],
         [Tick(down(level.value), f"{level.name}: {text(level.value)}") for level in levels],
         [Tick(across(mark.x), mark.text) for mark in marks if x_low <= mark.x <= x_high],
         _rows(series, across, down, text),
     )
 
 
-def _drawn(series: Series, across: Callable[[float], float], down: Callable[[float], float]) -> Drawn:
+def _project(series: Series, across: Callable[[float], float], down: Callable[[float], float]) -> Drawn:
     places = [(across(point.x), down(point.y)) for point in series.points]
     line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     upper = [(across(p.x), down(p.high)) for p in series.points if p.low is not None and p.high is not None]
@@ -154,7 +154,7 @@ def _rows(
     down: Callable[[float], float],
     text: Callable[[float], str],
 ) -> list[tuple[Tick, list[Entry]]]:
-    by_x = [{point.x: point for point in each.points} for each in series]
+    by_x = [{point.x: point for point in curve.points} for curve in series]
 
     def entry(point: Point | None) -> Entry:
         if point is None:
@@ -170,11 +170,11 @@ def _rows(
 
 def _summary(title: str, series: Sequence[Series], text: Callable[[float], str]) -> str:
     parts = []
-    for each in series:
-        first, last = each.points[0], each.points[-1]
-        low, high = min(p.y for p in each.points), max(p.y for p in each.points)
+    for curve in series:
+        first, last = curve.points[0], curve.points[-1]
+        low, high = min(p.y for p in curve.points), max(p.y for p in curve.points)
         parts.append(
-            f"{each.name} goes from {text(first.y)} at epoch {epochs(first.x)} to {text(last.y)} at epoch "
+            f"{curve.name} goes from {text(first.y)} at epoch {epochs(first.x)} to {text(last.y)} at epoch "
             f"{epochs(last.x)}, with {text(low)} at the least and {text(high)} at the most"
         )
     return f"{title}. {'; '.join(parts)}."
@@ -194,21 +194,21 @@ def _ticks(low: float, high: float, num: int, *, inside: bool = False) -> tuple[
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):
         margin = max(abs(low) / 2, 0.5)
         low, high = low - margin, high + margin
-    found = [float(tick) for tick in MaxNLocator(num, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
+    ticks = [float(tick) for tick in MaxNLocator(num, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)]
     if not inside:
-        return found, (found[0], found[-1])
+        return ticks, (ticks[0], ticks[-1])
     slack = 1e-9 * (high - low)
-    return [tick for tick in found if low - slack <= tick <= high + slack], (low, high)
+    return [tick for tick in ticks if low - slack <= tick <= high + slack], (low, high)
 
 
 def _log_ticks(low: float, high: float) -> tuple[list[float], tuple[float, float]]:
     """Return 1, 2 and 5 times each power of ten, or the powers only for a wide range; and the range of the axis."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 2, 5) if last - first <= 2 else (1, 3) if last - first <= 3 else (1,)
-    found = [step * 10.0**power for power in range(first, last + 1) for step in steps]
-    below = max((tick for tick in found if tick <= low), default=found[0])
-    above = min((tick for tick in found if tick >= high), default=found[-1])
-    return [tick for tick in found if below <= tick <= above], (below, above)
+    ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    below = max((tick for tick in ticks if tick <= low), default=ticks[0])
+    above = min((tick for tick in ticks if tick >= high), default=ticks[-1])
+    return [tick for tick in ticks if below <= tick <= above], (below, above)
 
 
 def _decimals(ticks: Sequence[float]) -> int:

@@ -11,11 +11,11 @@ from rich.text import Text
 
 from distgan.errors import print_line
 from distgan.reports import report2023
-from distgan.reports.comparison_rows import Cell, Row, rows_of
+from distgan.reports.comparison_rows import Cell, Row, build_rows
 from distgan.reports.options import CompareConfig
-from distgan.reports.pairwise import ComparedRun, compared_runs, not_alike
+from distgan.reports.pairwise import ComparedRun, compared_runs, incomparable_reason
 from distgan.reports.report import RunPage, write_page
-from distgan.reports.report2023 import NAME, checks_of, tally_of
+from distgan.reports.report2023 import NAME, add_checks, summarise_agreement
 from distgan.reports.run_data import read_run
 from distgan.utils.terminal import TerminalConsole
 
@@ -44,7 +44,7 @@ def plain_lines(subjects: Sequence[ComparedRun], rows: Sequence[Row]) -> list[st
     for row in rows:
         lines.append(f"{row.name} ({row.meaning})")
         for subject, cell in zip(subjects, row.cells, strict=True):
-            lines.append(f"  {subject.name} ({subject.run.kind}): {measured(cell)}")
+            lines.append(f"  {subject.name} ({subject.run.kind}): {format_measured(cell)}")
             lines += [f"    {text}" for text in cell.more]
             if check := cell.check:
                 lines.append(f"    {NAME}: {check.claim}; {check.word}: {check.why}")
@@ -54,7 +54,7 @@ def plain_lines(subjects: Sequence[ComparedRun], rows: Sequence[Row]) -> list[st
     return lines
 
 
-def measured(cell: Cell) -> str:
+def format_measured(cell: Cell) -> str:
     """Return the value of a cell with its interval."""
     return f"{cell.value} ({cell.interval})" if cell.interval else cell.value
 
@@ -108,8 +108,8 @@ class Page(NamedTuple):
 def compare(places: Sequence[str], out: Path | None, config: CompareConfig) -> None:
     """Show the table, and write the page if `out` names one. Raises UserError."""
     subjects = compared_runs([read_run(where, config) for where in places])
-    rows = checks_of(rows_of(subjects), subjects)
-    notes, tally = notes_on(subjects), tally_of(rows)
+    rows = add_checks(build_rows(subjects), subjects)
+    notes, tally = notes_on(subjects), summarise_agreement(rows)
     if out is not None:
         parts = [RunPage(subject.run, subject.name) for subject in subjects]
         write_page(out, "compare.html", Page(parts, rows, notes, tally, NAME if tally else ""))
@@ -125,9 +125,9 @@ def notes_on(subjects: Sequence[ComparedRun]) -> list[str]:
         run = subject.run
         unmeasurable = [f"its quality is not measured: {run.unmeasurable}"] if run.unmeasurable else []
         notes += [f"{subject.name}: {text}" for text in (*RunPage(run).notices, *run.problems, *unmeasurable)]
-    measured = [(each.name, each.run.quality) for each in subjects if each.run.quality]
+    measured = [(subject.name, subject.run.quality) for subject in subjects if subject.run.quality]
     for name, quality in measured[1:]:
         first, other = measured[0]
-        reason = not_alike(other, quality)
+        reason = incomparable_reason(other, quality)
         notes += [f"{first} and {name}: {reason}."] if reason else []
     return list(dict.fromkeys(notes))

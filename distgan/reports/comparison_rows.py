@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from distgan.evaluation.schema import Quality, class_names_of
-from distgan.reports.number_format import epochs, interval, listed, percent, plain, with_interval
-from distgan.reports.pairwise import ComparedRun, compare_fcd, compare_speed, describe, orders
-from distgan.reports.quality_view import class_noun, drawn_by, missing_classes, missing_words
+from distgan.reports.number_format import epochs, format_number, interval, join_and, percent, with_interval
+from distgan.reports.pairwise import ComparedRun, compare_fcd, compare_speed, compare_with_each, describe
+from distgan.reports.quality_view import class_noun, missing_classes, missing_text, weight_text
 from distgan.reports.run_data import Run, eval_command, train_command
 
 
@@ -42,7 +42,7 @@ class Row(NamedTuple):
     note: str = ""
 
 
-def rows_of(compared: Sequence[ComparedRun]) -> list[Row]:
+def build_rows(compared: Sequence[ComparedRun]) -> list[Row]:
     """Return the rows of the comparison of these runs."""
     table: list[tuple[str, str, str, Callable[[ComparedRun, Sequence[ComparedRun]], Cell]]] = [
         ("labels", "labels", "if the model takes labels, and if images match them", _labels),
@@ -53,7 +53,8 @@ def rows_of(compared: Sequence[ComparedRun]) -> list[Row]:
         ("diversity", "diversity", "classes that are generated", _diversity),
     ]
     return [
-        Row(key, name, meaning, [cell_of(each, compared) for each in compared]) for key, name, meaning, cell_of in table
+        Row(key, name, meaning, [cell_of(subject, compared) for subject in compared])
+        for key, name, meaning, cell_of in table
     ]
 
 
@@ -69,12 +70,12 @@ def _needs_eval(run: Run) -> Cell:
 
 def _measured(quality: Quality) -> str:
     """Return the number of images of an evaluation, and the weights that drew them."""
-    weights = drawn_by(quality)
+    weights = weight_text(quality)
     return f"{quality.n:,} images" + (f", {weights}" if weights else "")
 
 
-def _labels(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
-    run, quality = own.run, own.run.quality
+def _labels(subject: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
+    run, quality = subject.run, subject.run.quality
     if not run.config.model.is_conditional:
         clusters = run.config.model.clusters
         more = (
@@ -90,8 +91,8 @@ def _labels(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     return Cell(percent(quality.agreement.value), quality.source.command, interval(quality.agreement, share=True), more)
 
 
-def _input(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
-    run, model = own.run, own.run.config.model
+def _input(subject: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
+    run, model = subject.run, subject.run.config.model
     shape = run.environment.get(list, "networks", "latent_shape")
     if shape is None and model.stem == "linear":
         shape = [model.latent_dim]
@@ -100,68 +101,68 @@ def _input(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
     clusters = f"one of {model.clusters:,} clusters" if model.clusters else ""
     parts += [f"{clusters} of its images" if model.is_conditional else f"{clusters} of images"] if clusters else []
     sizes = [run.environment.get(int, "networks", f"{name}_parameters") for name in "gd"]
-    words = (
+    fact = (
         f"G {sizes[0]:,} and D {sizes[1]:,} parameters" if None not in sizes else "number of parameters: not recorded"
     )
-    return Cell(listed(parts), train_command(run, "--dry-run"), "by its settings", [words])
+    return Cell(join_and(parts), train_command(run, "--dry-run"), "by its settings", [fact])
 
 
-def _quality(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
-    quality = own.run.quality
+def _quality(subject: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
+    quality = subject.run.quality
     if quality is None:
-        return _needs_eval(own.run)
+        return _needs_eval(subject.run)
     more = [
         f"fcd of two sets of real images: {with_interval(quality.fcd_floor)}",
         f"recognisable: {with_interval(quality.recognisable, share=True)}",
         f"real images: {with_interval(quality.real.recognisable, share=True)}",
         _measured(quality),
-        *describe(orders(own, others, compare_fcd)),
+        *describe(compare_with_each(subject, others, compare_fcd)),
     ]
-    return Cell(f"fcd {plain(quality.fcd.value)}", quality.source.command, interval(quality.fcd), more)
+    return Cell(f"fcd {format_number(quality.fcd.value)}", quality.source.command, interval(quality.fcd), more)
 
 
-def _speed(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
-    run, command = own.run, train_command(own.run)
-    if own.seconds is None:
+def _speed(subject: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
+    run, command = subject.run, train_command(subject.run)
+    if subject.seconds is None:
         is_known = run.environment.get(int, "data", "num_images")
         return _not_measured(
             "too few lines in its log" if is_known else "the number of images is not recorded", command
         )
-    seconds, num = own.seconds
+    seconds, num = subject.seconds
     engine, precision = run.environment.get(str, "engine", "name"), run.environment.get(str, "precision")
     start = f", since it was resumed at step {run.history.since:,}" if run.history.since else ""
     more = [
         f"median of {num:,} lines of metrics.jsonl{start}",
         f"on {run.environment.get(str, 'device') or 'a device that is not recorded'}; engine "
         f"{engine or 'not recorded'}, {precision or 'precision not recorded'}",
-        *describe(orders(own, others, compare_speed)),
+        *describe(compare_with_each(subject, others, compare_speed)),
     ]
-    return Cell(f"{plain(seconds.value)} s", command, f"{interval(seconds)} s", more)
+    return Cell(f"{format_number(seconds.value)} s", command, f"{interval(seconds)} s", more)
 
 
-def _epochs(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
-    run, found = own.run, own.convergence
-    if run.unmeasurable and not found.facts:  # no training of them could give it
+def _epochs(subject: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
+    run, convergence = subject.run, subject.convergence
+    if run.unmeasurable and not convergence.facts:  # no training of them could give it
         return _needs_eval(run)
     command = train_command(run, *([] if run.config.run.evaluates_quality else ["--eval-every", "1"]))
-    if not found.facts:
-        return _not_measured(found.why, command)
-    if found.at is None:
-        return Cell(f"not by epoch {epochs(found.last)}", command, "", [found.why, *found.facts])
-    between = f"after epoch {epochs(found.before)}, held to {epochs(found.held)}"
-    return Cell(f"epoch {epochs(found.at)}", command, between, found.facts)
+    if not convergence.facts:
+        return _not_measured(convergence.why, command)
+    if convergence.at is None:
+        return Cell(f"not by epoch {epochs(convergence.last)}", command, "", [convergence.why, *convergence.facts])
+    between = f"after epoch {epochs(convergence.before)}, held to {epochs(convergence.held)}"
+    return Cell(f"epoch {epochs(convergence.at)}", command, between, convergence.facts)
 
 
-def _diversity(own: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
-    quality = own.run.quality
+def _diversity(subject: ComparedRun, others: Sequence[ComparedRun]) -> Cell:
+    quality = subject.run.quality
     if quality is None:
-        return _needs_eval(own.run)
+        return _needs_eval(subject.run)
     num = len(quality.shares)
-    shares = sorted(enumerate(quality.shares), key=lambda each: each[1].value)
+    shares = sorted(enumerate(quality.shares), key=lambda item: item[1].value)
     (rarest, low), (commonest, high) = shares[0], shares[-1]
     names = class_names_of(quality)
     more = [
-        missing_words(quality),
+        missing_text(quality),
         f"share of {names[rarest]}: {with_interval(low, share=True)}; of {names[commonest]}: "
         f"{with_interval(high, share=True)}",
         f"coverage: {with_interval(quality.coverage)}",

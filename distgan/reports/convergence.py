@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from distgan.errors import UserError
-from distgan.evaluation.targets import SETS, EarlyStop, Targets, find_targets, judged_weights, read_targets
+from distgan.evaluation.targets import SETS, EarlyStop, Targets, evaluated_weights, find_targets, read_targets
 from distgan.reports.number_format import epochs
 from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS
 from distgan.reports.run_data import Run
@@ -27,11 +27,11 @@ class Convergence(NamedTuple):
     def describe(self) -> str:
         if not self.facts:
             return f"Convergence unknown: {self.why}."
-        found = f"Not converged by epoch {epochs(self.last)}: {self.why}"
+        outcome = f"Not converged by epoch {epochs(self.last)}: {self.why}"
         if self.at is not None:
             at, before, held = map(epochs, (self.at, self.before, self.held))
-            found = f"Converged at epoch {at}, after epoch {before}, and held to epoch {held}"
-        return f"{found} ({'; '.join(self.facts)})."
+            outcome = f"Converged at epoch {at}, after epoch {before}, and held to epoch {held}"
+        return f"{outcome} ({'; '.join(self.facts)})."
 
 
 def _targets_of(run: Run, name: str) -> Targets:
@@ -57,26 +57,26 @@ def convergence_of(run: Run) -> Convergence:
     except UserError as error:
         return Convergence(str(error), [])
     stop.add(*lines)
-    found, detected, protocol = stop.evaluations, stop.detected, stop.protocol
-    lacking = [target.name for target in stop.wanted if all(target.of(each) is None for each in found)]
+    evaluations, detected, protocol = stop.evaluations, stop.detected, stop.protocol
+    lacking = [target.name for target in stop.wanted if all(target.of(result) is None for result in evaluations)]
     if lacking or len(lines) < history.num_evaluations:
         return Convergence(f"its log lacks {', '.join(lacking) or 'some of its evaluations'}", [])
     nums = sorted({line["eval_n"] for line in lines if type(line.get("eval_n")) is int})
-    weights = AVERAGE if judged_weights(lines) == "ema" else OWN_WEIGHTS
+    weights = AVERAGE if evaluated_weights(lines) == "ema" else OWN_WEIGHTS
     facts = [
         f"targets {name}, to be held at {protocol.hold} further evaluations; of {weights}",
-        f"{len(found)} evaluations up to epoch {epochs(found[-1].epoch)}",
+        f"{len(evaluations)} evaluations up to epoch {epochs(evaluations[-1].epoch)}",
     ]
     if nums and nums != [protocol.num]:
         facts.append(
             f"of {' or '.join(f'{num:,}' for num in nums)} images each, where the targets are for {protocol.num:,}"
         )
-    last = found[-1].epoch
+    last = evaluations[-1].epoch
     if detected.reached is None:
         missed = f"; missed: {', '.join(detected.targets)}" if detected.targets else ""
         return Convergence(f"{detected.why}{missed}", facts, last=last, is_open=not detected.targets)
     before, at, held = (
-        found[index].epoch if index >= 0 else 0.0
+        evaluations[index].epoch if index >= 0 else 0.0
         for index in (detected.reached - 1, detected.reached, detected.reached + protocol.hold)
     )
     return Convergence("", facts, before, at, held, last)

@@ -8,11 +8,11 @@ from rich.text import Text
 
 from distgan.evaluation.schema import Quality, class_names_of
 from distgan.reports.number_format import join
-from distgan.reports.quality_view import View, compared_with, measured_on, view_of
-from distgan.reports.report2023 import NAME, claims_of
+from distgan.reports.quality_view import View, build_view, image_text, real_notes
+from distgan.reports.report2023 import NAME, check_claims
 from distgan.utils.figures import describe_numbered
 from distgan.utils.terminal import TerminalConsole
-from distgan.utils.text import shortened
+from distgan.utils.text import truncate
 
 _COLOURS = {"made well": "green", "made poorly": "yellow", "missing": "bold red", "not requested": "dim"}
 _NUM_CONFUSIONS = 8
@@ -21,16 +21,16 @@ _MOST_LETTERS = 16  # of a class's name in a table
 
 def show(quality: Quality, folder: Path) -> None:
     """Print the results of an evaluation, for 80 columns."""
-    console, view = TerminalConsole(), view_of(quality)
+    console, view = TerminalConsole(), build_view(quality)
 
     def say(text: str, style: str = "") -> None:
         console.print(text, style=style)
 
     for notice in quality.notices:
         say(f"!! {notice} !!", "bold yellow")
-    say(measured_on(quality))
+    say(image_text(quality))
     say(f"against {quality.source.reference}", "dim")
-    for sentence in compared_with(quality):
+    for sentence in real_notes(quality):
         say(sentence, "dim")
     table = _table("", "here", "95 % interval", "compare with")
     for card in view.cards:
@@ -52,7 +52,7 @@ def show(quality: Quality, folder: Path) -> None:
             say(f"unsure whether {pair}: {share} of the images")
     for alarm in quality.alarms:
         say(f"alarm: {alarm}", "bold red")
-    if claims := claims_of(quality):
+    if claims := check_claims(quality):
         say(f"\nthe sentences of the {NAME}, here:", "bold")
     for claim in claims:
         word = {True: "holds", False: "does not hold", None: "undecided"}[claim.holds]
@@ -80,8 +80,8 @@ def _classes(view: View) -> Table:
     for row in view.classes:
         numbers = ["", ""] if row.verdict == "not requested" else [row.main.value, row.main.interval]
         recognisable, *others, _ = row.columns
-        columns = [f"{each.value} ({each.real})" if each.real else each.value for each in others]
+        columns = [f"{number.value} ({number.real})" if number.real else number.value for number in others]
         verdict = Text(row.verdict.replace("requested", "req."), _COLOURS[row.verdict])
-        name = shortened(row.name, _MOST_LETTERS)
+        name = truncate(row.name, _MOST_LETTERS)
         table.add_row(name, *numbers[: 1 + has_room], recognisable.value, *columns, verdict)
     return table

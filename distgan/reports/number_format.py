@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from distgan.evaluation.schema import Estimate
 
 
-def plain(value: float) -> str:
+def format_number(value: float) -> str:
     """Return three significant digits: 0.0312, 1.39, 23.4, 1,235."""
     if value == 0:
         return "0"
@@ -29,12 +29,12 @@ def interval(estimate: Estimate, *, share: bool = False) -> str:
     """Return the interval: `97.8 to 98.4 %`, or `0.29 to 0.33`."""
     if share:
         return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f} %"
-    return f"{plain(estimate.low)} to {plain(estimate.high)}"
+    return f"{format_number(estimate.low)} to {format_number(estimate.high)}"
 
 
 def with_interval(estimate: Estimate, *, share: bool = False) -> str:
     """Return value and interval: `98.1 % (97.8 to 98.4 %)`."""
-    return f"{percent(estimate.value) if share else plain(estimate.value)} ({interval(estimate, share=share)})"
+    return f"{percent(estimate.value) if share else format_number(estimate.value)} ({interval(estimate, share=share)})"
 
 
 def epochs(value: float) -> str:
@@ -47,6 +47,6 @@ def join(items: Iterable[object]) -> str:
     return ", ".join(map(str, items))
 
 
-def listed(words: Sequence[str]) -> str:
+def join_and(items: Sequence[str]) -> str:
     """Return `a, b and c`."""
-    return f"{join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
+    return f"{join(items[:-1])} and {items[-1]}" if len(items) > 1 else "".join(items)

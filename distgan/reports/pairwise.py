@@ -48,37 +48,40 @@ Comparison = Callable[[ComparedRun, ComparedRun], Position]
 SIDES = {-1: "lies below", 0: "overlaps", 1: "lies above"}
 
 
-def orders(own: ComparedRun, others: Sequence[ComparedRun], compare: Comparison) -> list[Position]:
+def compare_with_each(subject: ComparedRun, others: Sequence[ComparedRun], compare: Comparison) -> list[Position]:
     """Compare a run with each of the others, itself excluded."""
-    return [compare(own, other) for other in others if other.name != own.name]
+    return [compare(subject, other) for other in others if other.name != subject.name]
 
 
-def describe(found: Sequence[Position]) -> list[str]:
+def describe(positions: Sequence[Position]) -> list[str]:
     """Return `its interval lies below that of a, b`, a line per side, and the reasons why runs can't be compared."""
-    by_side = {words: [each.other.name for each in found if each.side == side] for side, words in SIDES.items()}
-    lines = [f"its interval {words} that of {', '.join(names)}" for words, names in by_side.items() if names]
+    by_side = {
+        phrase: [position.other.name for position in positions if position.side == side]
+        for side, phrase in SIDES.items()
+    }
+    lines = [f"its interval {phrase} that of {', '.join(names)}" for phrase, names in by_side.items() if names]
     reasons: dict[str, list[str]] = {}
-    for each in found:
-        if each.side is None:
-            reasons.setdefault(each.why, []).append(each.other.name)
+    for position in positions:
+        if position.side is None:
+            reasons.setdefault(position.why, []).append(position.other.name)
     return lines + [f"not to be compared with {', '.join(names)}: {why}" for why, names in reasons.items()]
 
 
-def _side(own: Estimate, other: Estimate) -> int:
-    return -1 if own.high < other.low else 1 if own.low > other.high else 0
+def _side(estimate: Estimate, other: Estimate) -> int:
+    return -1 if estimate.high < other.low else 1 if estimate.low > other.high else 0
 
 
-def compare_fcd(own: ComparedRun, other: ComparedRun) -> Position:
+def compare_fcd(subject: ComparedRun, other: ComparedRun) -> Position:
     """Compare two runs by fcd."""
-    mine, theirs = own.run.quality, other.run.quality
-    if mine is None or theirs is None:
-        return Position(other, None, "its quality was not measured" if theirs is None else "this one was not measured")
-    if why := not_alike(mine, theirs):
+    this, that = subject.run.quality, other.run.quality
+    if this is None or that is None:
+        return Position(other, None, "its quality was not measured" if that is None else "this one was not measured")
+    if why := incomparable_reason(this, that):
         return Position(other, None, why)
-    return Position(other, _side(mine.fcd, theirs.fcd))
+    return Position(other, _side(this.fcd, that.fcd))
 
 
-def not_alike(one: Quality, other: Quality) -> str | None:
+def incomparable_reason(one: Quality, other: Quality) -> str | None:
     """Return why two evaluations can't be compared, None if they can."""
     if one.n != other.n:
         return f"they were measured on {one.n:,} and {other.n:,} images"
@@ -115,7 +118,7 @@ def batch_size(run: Run) -> int | None:
     return None if world is None else data.per_rank_batch_size * world
 
 
-def conditions(run: Run) -> dict[str, str]:
+def speed_conditions(run: Run) -> dict[str, str]:
     """Return the conditions that must be equal for two speeds to be compared."""
     # A run on a GPU has no threads that matter.
     is_cuda = run.environment.get(str, "device_type") == "cuda"
@@ -131,21 +134,21 @@ def conditions(run: Run) -> dict[str, str]:
     return {name: "not recorded" if value is None else str(value) for name, value in facts.items()}
 
 
-def what_differs(one: Run, other: Run) -> list[str]:
+def differing_conditions(one: Run, other: Run) -> list[str]:
     """Return `device A against B` for each condition that differs; [] if the speeds can be compared."""
-    mine, theirs = conditions(one), conditions(other)
+    first, second = speed_conditions(one), speed_conditions(other)
     return [
-        f"{name} {mine[name]} against {theirs[name]}" if mine[name] != theirs[name] else f"{name} not recorded"
-        for name in mine
-        if mine[name] != theirs[name] or mine[name] == "not recorded"
+        f"{name} {first[name]} against {second[name]}" if first[name] != second[name] else f"{name} not recorded"
+        for name in first
+        if first[name] != second[name] or first[name] == "not recorded"
     ]
 
 
-def compare_speed(own: ComparedRun, other: ComparedRun) -> Position:
+def compare_speed(subject: ComparedRun, other: ComparedRun) -> Position:
     """Compare two runs by seconds per epoch."""
-    if differing := what_differs(own.run, other.run):
+    if differing := differing_conditions(subject.run, other.run):
         return Position(other, None, ", ".join(differing))
-    mine, theirs = own.seconds, other.seconds
-    if mine is None or theirs is None:
-        return Position(other, None, "its speed was not measured" if theirs is None else "this one was not measured")
-    return Position(other, _side(mine[0], theirs[0]))
+    this, that = subject.seconds, other.seconds
+    if this is None or that is None:
+        return Position(other, None, "its speed was not measured" if that is None else "this one was not measured")
+    return Position(other, _side(this[0], that[0]))

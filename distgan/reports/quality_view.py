@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from distgan.evaluation.schema import NOT_REQUESTED, PLURALS, ClassQuality, Estimate, Quality, class_names_of, noun_of
-from distgan.reports.number_format import epochs, interval, join, percent, plain, with_interval
+from distgan.reports.number_format import epochs, format_number, interval, join, percent, with_interval
 
 # Shares of a row at which a cell takes its next colour: high for correct answers, low for errors.
 _RIGHT = (0.5, 0.8, 0.9, 0.95, 0.98)
@@ -25,10 +25,10 @@ def class_noun(quality: Quality) -> tuple[str, str]:
 def missing_classes(quality: Quality) -> list[str]:
     """Return the names of the classes whose verdict is `missing`."""
     names = class_names_of(quality)
-    return [names[each.digit] for each in quality.per_digit if each.verdict == "missing"]
+    return [names[row.digit] for row in quality.per_digit if row.verdict == "missing"]
 
 
-def compared_with(quality: Quality) -> list[str]:
+def real_notes(quality: Quality) -> list[str]:
     """Return what limits the numbers by the real images that they are compared with, a sentence each."""
     sentences = []
     if quality.source.is_test_seen and quality.source.weights:
@@ -44,13 +44,13 @@ def compared_with(quality: Quality) -> list[str]:
     return sentences
 
 
-def missing_words(quality: Quality) -> str:
+def missing_text(quality: Quality) -> str:
     """Return the missing classes as text."""
     missing = missing_classes(quality)
     return f"missing: {join(missing)}" if missing else f"no {class_noun(quality)[0]} is missing"
 
 
-def drawn_by(quality: Quality) -> str:
+def weight_text(quality: Quality) -> str:
     """Return the weights that drew the images as text; "" for images of a file."""
     if quality.source.weights is None:
         return ""
@@ -61,12 +61,12 @@ def drawn_by(quality: Quality) -> str:
     }[quality.source.ema]
 
 
-def measured_on(quality: Quality) -> str:
+def image_text(quality: Quality) -> str:
     """Return the images of an evaluation as text: their number, step, epoch and weights."""
     source = quality.source
     step = "" if source.step is None else f" after step {source.step:,}"
     epoch = "" if source.epoch is None else f" (epoch {epochs(source.epoch)})"
-    weights = drawn_by(quality)
+    weights = weight_text(quality)
     return f"{quality.n:,} images of {source.weights or source.what}{step}{epoch}{', ' + weights if weights else ''}"
 
 
@@ -145,11 +145,11 @@ class View(NamedTuple):
     judges: list[tuple[str, str, str, str]]
 
 
-def view_of(quality: Quality) -> View:
+def build_view(quality: Quality) -> View:
     """Return the view of an evaluation."""
     is_conditional = quality.agreement is not None
     expected = quality.expected_shares or [1 / len(quality.shares)] * len(quality.shares)
-    top = 1.0 if is_conditional else min(1.0, max(2 * max(expected), *(each.high for each in quality.shares)))
+    top = 1.0 if is_conditional else min(1.0, max(2 * max(expected), *(estimate.high for estimate in quality.shares)))
     names = class_names_of(quality)
     matrices = [_heat(f"{quality.n:,} generated images", "requested", names, quality.matrix)] if quality.matrix else []
     num_real = sum(map(sum, quality.jury_matrix))
@@ -164,22 +164,25 @@ def view_of(quality: Quality) -> View:
         nouns,
         _cards(quality, noun, nouns),
         [
-            _class(each, names, top, None if is_conditional else expected[each.digit])
-            for each in sorted(quality.per_digit, key=lambda each: each.digit)
+            _class(row, names, top, None if is_conditional else expected[row.digit])
+            for row in sorted(quality.per_digit, key=lambda row: row.digit)
         ],
         percent(top, 0),
         "" if is_conditional else due,
         matrices,
         [
             (
-                f"{names[each.asked]} read as {names[each.read]}",
-                share(each.share),
-                share(each.jury),
-                f"{each.seen_by} of {num}",
+                f"{names[confusion.asked]} read as {names[confusion.read]}",
+                share(confusion.share),
+                share(confusion.jury),
+                f"{confusion.seen_by} of {num}",
             )
-            for each in quality.confusions
+            for confusion in quality.confusions
         ],
-        [(f"{names[each.first]} or {names[each.second]}", share(each.share)) for each in quality.ambiguities],
+        [
+            (f"{names[ambiguity.first]} or {names[ambiguity.second]}", share(ambiguity.share))
+            for ambiguity in quality.ambiguities
+        ],
         [
             (judge.name, share(judge.accuracy), share(judge.agreement) if judge.agreement else "", judge.sha256)
             for judge in quality.judges
@@ -194,7 +197,7 @@ def _cards(quality: Quality, noun: str, nouns: str) -> list[Card]:
     if quality.expected_shares:
         expected = "those of the real images" if quality.agreement is None else "the requested ones"
     on_real = f"as many real ones: {with_interval(trained, share=True)}" if trained else ""
-    found: list[tuple[str, Estimate | None, bool, str, str]] = [
+    cards: list[tuple[str, Estimate | None, bool, str, str]] = [
         ("read as requested", quality.agreement, True, f"real images: {percent(right)}; by chance: {percent(1 / num)}",
          f"of the images are read as the requested {noun}"),
         ("fcd", quality.fcd, False, f"two sets of real images: {with_interval(quality.fcd_floor)}",
@@ -213,15 +216,21 @@ def _cards(quality: Quality, noun: str, nouns: str) -> list[Card]:
          "of the images are nearer to a training image than 99 % of other real images are"),
     ]  # fmt: skip
     return [
-        Card(name, percent(own.value) if share else plain(own.value), interval(own, share=share), beside, text)
-        for name, own, share, beside, text in found
-        if own is not None
+        Card(
+            name,
+            percent(estimate.value) if share else format_number(estimate.value),
+            interval(estimate, share=share),
+            beside,
+            text,
+        )
+        for name, estimate, share, beside, text in cards
+        if estimate is not None
     ]
 
 
-def _class(found: ClassQuality, names: list[str], top: float, expected: float | None) -> ClassRow:
-    own = found.agreement or found.share
-    sample, real = found.sample, found.real
+def _class(row: ClassQuality, names: list[str], top: float, expected: float | None) -> ClassRow:
+    estimate = row.agreement or row.share
+    sample, real = row.sample, row.real
     columns = [Number("too few")] * 3
     if sample is not None:
         columns = [
@@ -229,17 +238,19 @@ def _class(found: ClassQuality, names: list[str], top: float, expected: float | 
             _number(sample.fcd, real.fcd) if sample.fcd else Number("too few"),
             _number(sample.coverage, real.coverage),
         ]
-    columns.append(_number(found.jury, share=True))
-    value, low, high = (round(100 * max(0.0, min(1.0, each / top)), 2) for each in (own.value, own.low, own.high))
+    columns.append(_number(row.jury, share=True))
+    value, low, high = (
+        round(100 * max(0.0, min(1.0, number / top)), 2) for number in (estimate.value, estimate.low, estimate.high)
+    )
     bar = Bar(value, low, high, None if expected is None else round(100 * expected / top, 2))
-    verdict = "not requested" if found.verdict == NOT_REQUESTED else found.verdict
-    main = _number(own, share=True)
-    return ClassRow(names[found.digit], SIGNS[verdict], verdict, found.why, main, bar, columns, found.n)
+    verdict = "not requested" if row.verdict == NOT_REQUESTED else row.verdict
+    main = _number(estimate, share=True)
+    return ClassRow(names[row.digit], SIGNS[verdict], verdict, row.why, main, bar, columns, row.n)
 
 
-def _number(own: Estimate, real: Estimate | None = None, *, share: bool = False) -> Number:
-    text = percent if share else plain
-    return Number(text(own.value), interval(own, share=share), text(real.value) if real else "")
+def _number(estimate: Estimate, real: Estimate | None = None, *, share: bool = False) -> Number:
+    text = percent if share else format_number
+    return Number(text(estimate.value), interval(estimate, share=share), text(real.value) if real else "")
 
 
 def _heat(caption: str, rows_are: str, names: list[str], counts: Sequence[Sequence[int]]) -> Heat:

@@ -14,17 +14,17 @@ from distgan import __version__
 from distgan.config import fields
 from distgan.errors import print_line
 from distgan.reports.convergence import convergence_of
-from distgan.reports.number_format import epochs, join, listed
+from distgan.reports.number_format import epochs, join, join_and
 from distgan.reports.options import ReportConfig
-from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS, View, class_noun, compared_with, measured_on, view_of
-from distgan.reports.report2023 import CAPTION, SENTENCES, Claim, claims_of, notice_of
-from distgan.reports.reproduce import again
+from distgan.reports.quality_view import AVERAGE, OWN_WEIGHTS, View, build_view, class_noun, image_text, real_notes
+from distgan.reports.report2023 import CAPTION, SENTENCES, Claim, check_claims, notice_of
+from distgan.reports.reproduce import reproduce_command
 from distgan.reports.run_data import Picture, Run, eval_command, pictures, read_picture, read_run
-from distgan.reports.training_curves import Curves, curves_of, when
+from distgan.reports.training_curves import Curves, build_curves, when
 from distgan.training.engines.selection import fallback_notice
 from distgan.utils.files import output_file, write_atomic
 from distgan.utils.paths import user_path
-from distgan.utils.text import counted
+from distgan.utils.text import pluralize
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 
@@ -39,7 +39,7 @@ def write_page(path: Path, template: str, page: object) -> None:
 def render(template: str, page: object) -> str:
     """Return the HTML of a page. Everything read from a file is escaped, except the files in templates/."""
     style, head, script = (_own(name) for name in ("style.css", "head.js", "page.js"))
-    hashes = " ".join(f"'sha256-{_digest(each)}'" for each in (head, script))
+    hashes = " ".join(f"'sha256-{_digest(part)}'" for part in (head, script))
     # Even unescaped content could neither run nor connect to another host.
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}"
     return _environment().get_template(template).render(
@@ -68,8 +68,6 @@ def _own(name: str) -> str:
 def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
-
-# -- `distgan report` --
 
 Pairs = list[tuple[str, str]]
 
@@ -178,11 +176,11 @@ class RunPage:
     @cached_property
     def frames(self) -> list[Shown]:
         """Return the sample grids in order; of very many an even selection with the first and the last."""
-        found = self._pictures
-        if len(found) > MOST_PICTURES:
-            found = [found[round(n * (len(found) - 1) / (MOST_PICTURES - 1))] for n in range(MOST_PICTURES)]
+        pictures = self._pictures
+        if len(pictures) > MOST_PICTURES:
+            pictures = [pictures[round(n * (len(pictures) - 1) / (MOST_PICTURES - 1))] for n in range(MOST_PICTURES)]
         what = self._columns or ", each from its own noise"
-        return [Shown.of(picture, when, f"Grid of generated images after {when}{what}") for when, picture in found]
+        return [Shown.of(picture, when, f"Grid of generated images after {when}{what}") for when, picture in pictures]
 
     @cached_property
     def _pictures(self) -> list[tuple[str, Picture]]:
@@ -203,7 +201,7 @@ class RunPage:
 
     @cached_property
     def curves(self) -> Curves:
-        return curves_of(self.run)
+        return build_curves(self.run)
 
     @property
     def alarms(self) -> Pairs:
@@ -220,26 +218,26 @@ class RunPage:
         if not settings.evaluates_quality:
             more = "--eval-every 1 measures it after each epoch."
             return f"Not measured: this run was trained without --eval-every. {more}"
-        often = [f"every {counted(settings.eval_every, 'epoch')} (--eval-every)"] if settings.eval_every else []
+        often = [f"every {pluralize(settings.eval_every, 'epoch')} (--eval-every)"] if settings.eval_every else []
         often += (
-            [f"every {counted(settings.eval_every_steps, 'step')} (--eval-every-steps)"]
+            [f"every {pluralize(settings.eval_every_steps, 'step')} (--eval-every-steps)"]
             if settings.eval_every_steps
             else []
         )
-        return f"Not measured yet: it is measured {listed(often) or 'as often as the --stop-at targets require'}."
+        return f"Not measured yet: it is measured {join_and(often) or 'as often as the --stop-at targets require'}."
 
     @cached_property
     def view(self) -> View | None:
-        return view_of(self.quality) if self.quality else None
+        return build_view(self.quality) if self.quality else None
 
     @property
     def quality_text(self) -> str:
         if (quality := self.quality) is None:
             return ""
         others = f" Other results of this run are in {join(self.run.other_results)}." if self.run.other_results else ""
-        limits = "".join(f" {sentence}" for sentence in compared_with(quality))
+        limits = "".join(f" {sentence}" for sentence in real_notes(quality))
         return (
-            f"Measured on {measured_on(quality)}, by an ensemble of {len(quality.judges)} small networks (the judges), "
+            f"Measured on {image_text(quality)}, by an ensemble of {len(quality.judges)} small networks (the judges), "
             f"trained on {quality.source.judged_by}. The reference images are {quality.source.reference}.{limits} Each "
             f"number has its 95 % interval, and the value of real images for comparison. All results are in "
             f"{self.run.eval_folder.name}/eval.json.{others}"
@@ -250,20 +248,20 @@ class RunPage:
         """Return the pictures of the evaluation."""
         shown, noun = [], class_noun(self.quality)[0] if self.quality else ""
         for name, texts in _FILES.items() if self.quality else ():
-            title, text = (each.format(noun=noun) for each in texts)
+            title, text = (template.format(noun=noun) for template in texts)
             if picture := read_picture(self.run.eval_folder / f"{name}.png", self.run.problems):
                 shown.append(Shown.of(picture, title, f"{title}: {text}", text))
         return shown
 
     @property
     def claims(self) -> list[Claim]:
-        return claims_of(self.quality) if self.quality else []
+        return check_claims(self.quality) if self.quality else []
 
     @property
     def settings(self) -> list[tuple[str, Pairs]]:
         tables = self.run.config.model_dump(mode="json")
         return [
-            (table, [(key, shown(value) or "none") for key, value in keys.items()]) for table, keys in tables.items()
+            (table, [(key, as_text(value) or "none") for key, value in keys.items()]) for table, keys in tables.items()
         ]
 
     @property
@@ -293,7 +291,7 @@ class RunPage:
             "fingerprint of the data": facts.get(str, "data", "fingerprint"),
             "warning about the data": facts.get(str, "data", "warning"),
         }
-        return [(str(name), shown(value)) for name, value in lines.items() if value is not None]
+        return [(str(name), as_text(value)) for name, value in lines.items() if value is not None]
 
     @property
     def commands(self) -> Pairs:
@@ -304,7 +302,7 @@ class RunPage:
         ranks = f"; it ran on {world:,} processes" if world and world != (run.config.processes.num or 1) else ""
         return [
             *([("how it was started", shlex.join(map(str, started)))] if started else []),
-            (f"train it again, in a new folder{ranks}", again(run)),
+            (f"train it again, in a new folder{ranks}", reproduce_command(run)),
             *([] if run.unmeasurable else [("measure its quality", self.eval_command)]),
             ("draw more images", f"distgan sample {place}{named} --num 100 --out samples.png"),
             ("write this page", f"distgan report {place}"),
@@ -320,10 +318,10 @@ class RunPage:
         return list(dict.fromkeys(self.run.problems))
 
 
-def shown(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Return a recorded value as text."""
     if isinstance(value, dict):
-        return join(f"{key} {shown(each)}" for key, each in value.items())
+        return join(f"{key} {as_text(item)}" for key, item in value.items())
     if isinstance(value, list):
         return join(value)
-    return f"{value:,}" if type(value) is int else fields.shown(value)
+    return f"{value:,}" if type(value) is int else fields.fmt_default(value)

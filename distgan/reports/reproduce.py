@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from distgan.config.fields import setting_info
-from distgan.config.flags import flags_of
-from distgan.config.presets import config_folder, training_of
+from distgan.config.flags import list_flags
+from distgan.config.presets import config_folder, parse_training
 from distgan.config.schema import Config
 from distgan.reports.run_data import Run, train_command
 
@@ -22,32 +22,32 @@ def train_words(config: Config, preset: str | None) -> list[str] | None:
     bases = [["--model", config.model.name]]
     if preset and (config_folder() / f"{preset}.toml").is_file():
         bases.insert(0, ["--preset", preset])
-    for words in bases:
-        base = training_of(words)[0]
+    for base_flags in bases:
+        base = parse_training(base_flags)[0]
         flags = list(_flags(config, base)) if base.model.name == config.model.name else [None]
         if None not in flags:
             resumed = [] if config.run.resume in ("auto", "never") else [f"--resume={config.run.resume}"]
-            return [*words, *(word for word in flags if word), *resumed]
+            return [*base_flags, *(word for word in flags if word), *resumed]
     return None
 
 
 def _flags(config: Config, base: Config) -> Iterator[str | None]:
     """Yield `--flag=value` for each difference; None for one that no flag can express."""
-    for flag in flags_of(Config):
-        own, theirs = (_value(of, flag.path) for of in (config, base))
-        if own == theirs or not setting_info(flag.field).is_copied:
+    for flag in list_flags(Config):
+        current, base_value = (_value(of, flag.path) for of in (config, base))
+        if current == base_value or not setting_info(flag.field).is_copied:
             continue
         name = flag.name
-        if isinstance(own, bool):
-            yield name if own else f"--no-{name[2:]}"
-        elif isinstance(own, list):
-            yield f"{name}={','.join(map(str, own))}"
-        elif isinstance(own, dict):
-            yield from (f"{name}={key}={json.dumps(value)}" for key, value in own.items())
-            if theirs.keys() - own.keys():
+        if isinstance(current, bool):
+            yield name if current else f"--no-{name[2:]}"
+        elif isinstance(current, list):
+            yield f"{name}={','.join(map(str, current))}"
+        elif isinstance(current, dict):
+            yield from (f"{name}={key}={json.dumps(value)}" for key, value in current.items())
+            if base_value.keys() - current.keys():
                 yield None
-        elif own is not None:
-            yield f"{name}={own}"
+        elif current is not None:
+            yield f"{name}={current}"
         elif not _is_replaced(config, flag.path):
             yield None
 
@@ -63,12 +63,12 @@ def _is_replaced(config: Config, path: tuple[str, ...]) -> bool:
     """True if the flag of another setting of its section, which is set, unsets this one."""
     return any(
         path[-1] in setting_info(other.field).replaces and _value(config, other.path) is not None
-        for other in flags_of(Config)
+        for other in list_flags(Config)
         if other.path[:-1] == path[:-1]
     )
 
 
-def again(run: Run, *more: str) -> str:
+def reproduce_command(run: Run, *more: str) -> str:
     """Return the command, with `more` flags; by `--config` of the run's file if flags can't express its config."""
-    words = train_words(run.config, run.environment.get(str, "preset"))
-    return shlex.join(["distgan", "train", *words, *more]) if words else train_command(run, *more)
+    flags = train_words(run.config, run.environment.get(str, "preset"))
+    return shlex.join(["distgan", "train", *flags, *more]) if flags else train_command(run, *more)

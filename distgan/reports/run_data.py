@@ -74,10 +74,10 @@ class Run(NamedTuple):
     @property
     def data_name(self) -> str | None:
         """Return the name of the training data; of own images their path, as a folder may have any name."""
-        own = self.config.data.name
-        if is_data_path(own):
-            return own
-        return self.environment.get(str, "data", "name") or (own if own != "auto" else None)
+        name = self.config.data.name
+        if is_data_path(name):
+            return name
+        return self.environment.get(str, "data", "name") or (name if name != "auto" else None)
 
     @property
     def class_nouns(self) -> tuple[str, str]:
@@ -158,22 +158,22 @@ def _measured(run: Run, options: PagesConfig) -> Run:
 
         names = {"num", "reference", "device", "networks", "trust_networks"}
         eval_config = EvalConfig.model_validate(options.model_dump(include=names, exclude_unset=True))
-        found, folder = evaluate(run.where, eval_config)
+        quality, folder = evaluate(run.where, eval_config)
     except UserError as error:
         if error.code == "not-measurable":  # all else of the page is there
             return run._replace(unmeasurable=str(error))
         raise UserError(f"{error}; --no-eval omits the evaluation of {run.where}", code=error.code) from error
-    return run._replace(quality=found, eval_folder=Path(folder))
+    return run._replace(quality=quality, eval_folder=Path(folder))
 
 
 def pictures(run: Run) -> list[tuple[str, Picture]]:
     """Return the sample grids by epoch and step, each with its time as text (`epoch 3`, `step 100`)."""
-    found = []
+    pictures = []
     for path in (run.folder / "samples").glob("*.png"):
         if match := SAMPLE.fullmatch(path.stem):
             when = f"step {int(match[2]):,}" if match[2] else f"epoch {int(match[1])}"
-            found.append((int(match[1]), int(match[2] or 0), when, path))
-    read = [(when, read_picture(path, run.problems)) for _, _, when, path in sorted(found)]
+            pictures.append((int(match[1]), int(match[2] or 0), when, path))
+    read = [(when, read_picture(path, run.problems)) for _, _, when, path in sorted(pictures)]
     return [(when, picture) for when, picture in read if picture]
 
 

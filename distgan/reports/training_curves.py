@@ -7,7 +7,7 @@ from distgan.config.registry import LOSSES
 from distgan.evaluation.schema import has_digits
 from distgan.reports.charts import Chart, Level, Mark, Point, Series, chart
 from distgan.reports.history import PREFIXES, Line, alarms_of
-from distgan.reports.number_format import epochs, listed
+from distgan.reports.number_format import epochs, join_and
 from distgan.reports.run_data import Run
 from distgan.utils.files import finite_or_none
 from distgan.utils.thinning import Group
@@ -22,7 +22,7 @@ class Curves(NamedTuple):
     quality: list[Chart]
 
 
-def curves_of(run: Run) -> Curves:
+def build_curves(run: Run) -> Curves:
     """Return the charts of a run."""
     return Curves(_training(run), _quality(run, run.history.evaluations))
 
@@ -51,7 +51,7 @@ def _training(run: Run) -> list[Chart]:
                 "the smallest to the largest of them."
             )
         charts.append(chart(key, title, label, series, levels=own_levels, note=note))
-    return [each for each in charts if each]
+    return [chart for chart in charts if chart]
 
 
 def _point(group: Group) -> Point:
@@ -89,18 +89,18 @@ def _quality(run: Run, lines: list[Line]) -> list[Chart]:
          f"Kullback-Leibler divergence of the shares of the {nouns} from {expected}."),
     ]  # fmt: skip
     charts = []
-    for key, title, label, baseline, name, share, words in wanted:
+    for key, title, label, baseline, name, share, caption in wanted:
         series = [Series(PREFIXES[p], _estimates(shown, f"{p}_{key}")) for p in PREFIXES]
         known = [value for line in lines if baseline and (value := finite_or_none(line.get(baseline))) is not None]
         levels = [Level(name, known[-1])] if known else []
         charts.append(
             chart(
-                f"q-{key}", title, label, series, note=f"{words} {note}".strip(), levels=levels, marks=marks,
+                f"q-{key}", title, label, series, note=f"{caption} {note}".strip(), levels=levels, marks=marks,
                 share=share, may_be_log=key == "fcd",
             )
         )  # fmt: skip
     charts.append(_worst_class(run, shown, marks))
-    return [each for each in charts if each]
+    return [chart for chart in charts if chart]
 
 
 def _worst_class(run: Run, lines: list[Line], marks: list[Mark]) -> Chart | None:
@@ -108,8 +108,8 @@ def _worst_class(run: Run, lines: list[Line], marks: list[Mark]) -> Chart | None
     for prefix, name in PREFIXES.items():
         points = []
         for line in lines:
-            epoch, found = finite_or_none(line["epoch"]), line.get(f"{prefix}_digits")
-            values = [finite_or_none(value) for value in found] if isinstance(found, list) else []
+            epoch, per_class = finite_or_none(line["epoch"]), line.get(f"{prefix}_digits")
+            values = [finite_or_none(value) for value in per_class] if isinstance(per_class, list) else []
             known = [value for value in values if value is not None]
             if epoch is not None and known and len(known) == len(values):
                 points.append(Point(epoch, min(known)))
@@ -143,7 +143,7 @@ def when(alarms: Mapping[str, Iterable[float]]) -> list[tuple[str, str]]:
 
 
 def _listed(at: list[float]) -> str:
-    words = [epochs(value) for value in at]
-    if len(words) > 6:
-        return f"{len(words)} times, from epoch {words[0]} to {words[-1]}"
-    return f"epoch{'s' if len(words) > 1 else ''} {listed(words)}"
+    texts = [epochs(value) for value in at]
+    if len(texts) > 6:
+        return f"{len(texts)} times, from epoch {texts[0]} to {texts[-1]}"
+    return f"epoch{'s' if len(texts) > 1 else ''} {join_and(texts)}"

@@ -22,9 +22,9 @@ from distgan.data.image_list import FILE as IMAGES
 from distgan.distributed.trackers import Trackers, check_installed
 from distgan.errors import WriteErrorPolicy
 from distgan.evaluation.targets import find_targets, read_targets
-from distgan.models.base import build_generator, labels_for, num_parameters
+from distgan.models.base import build_generator, generator_labels, num_parameters
 from distgan.models.given_modules import GIVEN
-from distgan.models.sampling import generate, preview_of, sample_z
+from distgan.models.sampling import build_preview, generate, sample_z
 from distgan.runs.dataset_use import describe_dataset_use
 from distgan.runs.loss_curves import save_curves
 from distgan.runs.observers import Observers, RunResult
@@ -35,7 +35,7 @@ from distgan.training.metrics import MetricLog, last_evaluation
 from distgan.training.session import Session
 from distgan.utils.figures import add_names, draw_timeline, drawable_names, grid, save_gif
 from distgan.utils.files import metric_lines, write_atomic, write_json
-from distgan.utils.parts_progress import duration
+from distgan.utils.parts_progress import format_hms
 from distgan.utils.provenance import Startup, describe_environment
 
 # Tags of the 2023 report.
@@ -62,7 +62,7 @@ class RunArtifacts:
         for warning in runtime.warnings:
             self.write_errors.warn(warning)
         self._environment = describe_environment() | runtime.describe()
-        self._preview = preview_of(config.model)
+        self._preview = build_preview(config.model)
         self._generator = build_generator(config.model).to(runtime.device)
         shape: tuple[int, ...] = self._generator.latent_shape  # type: ignore[assignment]
         self._z = sample_z(len(self._preview.labels), shape, config.run.seed)
@@ -111,8 +111,6 @@ class RunArtifacts:
         self._lock = lock(folder, min(LOCK_WAIT_S, self.config.processes.timeout / 2))
         clear_leftovers(folder)
         return folder
-
-    # -- start ----------------------------------------------------------------------------------------
 
     def begin(self, start: Start | None, *, is_over: bool) -> None:
         """Save the first checkpoint, describe the run, which resumes from `start` if given, and start trackers.
@@ -239,8 +237,6 @@ class RunArtifacts:
             ranks = f", on {now} processes instead of {before}" if before != now else ""
             display.say(f"resuming at step {state.step:,} (from {self.start.path}){ranks}")
 
-    # -- during training ------------------------------------------------------------------------------
-
     def sample(self) -> str:
         """Draw a grid from the fixed z with the averaged weights of G. Return a line about it, "" for none.
 
@@ -257,7 +253,7 @@ class RunArtifacts:
         def write(weights: dict[str, torch.Tensor]) -> None:
             self._generator.load_state_dict(weights)
             labels, columns, heads = self._preview
-            images = generate(self._generator, self._z, labels_for(self._generator, self._z, labels))
+            images = generate(self._generator, self._z, generator_labels(self._generator, self._z, labels))
             picture = grid(images, columns, heads=drawable_names(heads), caption=self.dataset.notice)
             (self.folder / "samples").mkdir(exist_ok=True)
             save_picture(path, picture)
@@ -280,8 +276,6 @@ class RunArtifacts:
             return f"the last good state, of step {step:,}, is kept in {self.folder}; {advice}"
 
         return self.runtime.run_on_rank0(export)
-
-    # -- end ------------------------------------------------------------------------------------------
 
     def finish(self, display: ProgressDisplay, *, is_done: bool = True) -> None:
         """Write weights and pictures of the last checkpoint, and show the remaining warnings.
@@ -358,7 +352,7 @@ class RunArtifacts:
 
     def summarise(self, display: ProgressDisplay) -> None:
         reason = f": {self.end_reason}" if self.end_reason else ""
-        display.say(f"done in {duration(self.log.elapsed_s)} of training{reason}; results:", "bold")
+        display.say(f"done in {format_hms(self.log.elapsed_s)} of training{reason}; results:", "bold")
         for name, content in (
             ("timeline.png", "the samples, epoch by epoch (timeline.gif moves)"),
             ("losses.png", "both losses and D's logits"),

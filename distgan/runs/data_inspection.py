@@ -13,7 +13,7 @@ from rich.table import Table
 
 from distgan.config.command_settings import InspectConfig
 from distgan.config.flags import from_flags
-from distgan.config.presets import config_folder, config_of
+from distgan.config.presets import config_folder, build_config
 from distgan.config.registry import FAMILIES
 from distgan.config.schema import Config, DataConfig, ModelConfig
 from distgan.data.base import Dataset, load_dataset
@@ -117,7 +117,7 @@ def _find_presets(dataset: Dataset) -> dict[str, str]:
     """Return for each preset whose networks fit the images why it can't train on them as it stands, "" if it can."""
     found = {}
     for path in sorted(config_folder().glob("*.toml"), key=lambda path: path.stem):
-        config = config_of(path.stem, {}).with_images(dataset.spec)
+        config = build_config(path.stem, {}).with_images(dataset.spec)
         try:
             check_fit(config.model)
         except UserError:

@@ -4,7 +4,7 @@ import shlex
 
 from distgan.config.model_config import ModelConfig
 from distgan.data.base import Dataset
-from distgan.models.sampling import preview_of
+from distgan.models.sampling import build_preview
 from distgan.utils.figures import describe_numbered
 
 _MAX_NOTES = 5
@@ -14,7 +14,7 @@ def describe_dataset_use(data: Dataset, model: ModelConfig) -> list[str]:
     """Return lines on a user's own images and how training uses them; [] for a named data set."""
     if data.findings is None:
         return []
-    spec, columns = data.spec, preview_of(model).columns
+    spec, columns = data.spec, build_preview(model).columns
     lines = [f"images of {spec.describe()}"]
     if spec.num_classes and not model.is_conditional:
         lines[0] += f": {model.name} is unconditional and does not use the {spec.num_classes} classes"

@@ -2,13 +2,13 @@
 
 import json
 
-from distgan.checkpoint.initial import describe, match, read_initial
+from distgan.checkpoint.initial import describe, match_weights, read_initial
 from distgan.checkpoint.resume import newest_valid, read_named
 from distgan.config.image_spec import MNIST_SPEC
-from distgan.config.presets import config_of_run
+from distgan.config.presets import read_run_config
 from distgan.config.registry import is_data_path
 from distgan.config.schema import Config
-from distgan.data.base import SOURCES, data_folder, find, keep_class_names, load_dataset
+from distgan.data.base import SOURCES, data_folder, find_folder, keep_class_names, load_dataset
 from distgan.data.loader import global_batch_size, min_batch_size, steps_in_epoch
 from distgan.distributed.runtime import Runtime, open_runtime
 from distgan.distributed.trackers import check_installed
@@ -40,7 +40,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
     side, channels, is_own = config.data.image_size, config.data.channels, is_data_path(name)
     requested = {"height": side, "width": side, "channels": channels}
     images = MNIST_SPEC.model_copy(update={key: value for key, value in requested.items() if value})
-    if name not in SOURCES or find(SOURCES[name], folder):
+    if name not in SOURCES or find_folder(SOURCES[name], folder):
         settings = config.data.model_copy(update={"download": False})
         try:
             dataset = load_dataset(settings, keep=False)
@@ -48,7 +48,7 @@ def _plan(config: Config, preset: str, runtime: Runtime) -> str:
             if is_own or error.code != "no-data":
                 raise
             raise UserError(f"--dry-run: does not download, and {error}", code="no-data") from error
-        if is_own and (run := config_of_run(config.run.out, config.run.resume)):
+        if is_own and (run := read_run_config(config.run.out, config.run.resume)):
             dataset = keep_class_names(dataset, dataset.fingerprint, run)
         check_classes(dataset, config.model)
         images, noun = dataset.spec, class_noun_of(dataset)
@@ -94,7 +94,7 @@ def _describe_start(config: Config) -> str:
         if run.init_from is None:
             return "at step 0"
         initial = read_initial(run.init_from)
-        matched = match(initial, config.model, has_ema=bool(config.optim.ema_decay))
+        matched = match_weights(initial, config.model, has_ema=bool(config.optim.ema_decay))
         return f"at step 0, with {describe(initial, matched, config.model)}"
     else:
         start = newest

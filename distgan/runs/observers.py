@@ -37,11 +37,11 @@ class Observers:
     def __init__(self, observers: Sequence[object] = ()):
         if not isinstance(observers, Sequence):
             raise UserError(f"observers: a {type(observers).__name__}. Expected: a list of objects")
-        for each in observers:
-            methods = [method for event in EVENTS if callable(method := getattr(each, event, None))]
+        for observer in observers:
+            methods = [method for event in EVENTS if callable(method := getattr(observer, event, None))]
             if not methods or any(map(iscoroutinefunction, methods)):
                 what = "has an async method, which is never awaited" if methods else "has none of the methods"
-                raise UserError(f"observers: {type(each).__name__} {what}. Expected: {', '.join(EVENTS)}")
+                raise UserError(f"observers: {type(observer).__name__} {what}. Expected: {', '.join(EVENTS)}")
         self._observers = tuple(observers)
         self.warn: Callable[[str], None] = lambda message: None
 

@@ -6,7 +6,7 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distgan.training.metrics import MetricRecord
-from distgan.utils.parts_progress import duration
+from distgan.utils.parts_progress import format_hms
 from distgan.utils.terminal import TerminalConsole, in_notebook
 
 PLAIN_EVERY_S = 10.0
@@ -84,7 +84,7 @@ class ProgressDisplay:
             done = record.step - self._first_step
             left_s = (now - self._started) / done * (self.total_steps - record.step) if done else 0.0
             counts = f"epoch {self._epoch(record.step)}  step {record.step:,}/{self.total_steps:,}"
-            text = f"{counts}  {_LONG.format(*numbers)}  left {duration(left_s)}"
+            text = f"{counts}  {_LONG.format(*numbers)}  left {format_hms(left_s)}"
             if self._cell:
                 filled = 20 * record.step // self.total_steps
                 self._cell.show(f"{'━' * filled}{'╌' * (20 - filled)}  {text}")

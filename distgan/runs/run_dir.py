@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from distgan.errors import FAILED, PARENT, USER_ERROR, ProcessLost, Stopped, TrainingFailed, UserError
-from distgan.utils.files import is_ignorable, is_leftover, read_json, write_json
+from distgan.utils.files import is_ignorable, is_leftover, not_writable, read_json, write_json
 from distgan.utils.paths import user_path
 
 STATUS = "status.json"
@@ -71,7 +71,7 @@ def claim_folder(out: str | None, preset: str, *, may_hold_run: bool) -> Path:
         probe.unlink()
         return folder
     except OSError as error:
-        raise UserError(f"--out: not writable: {error.strerror} ({error.filename})", code="unwritable") from error
+        raise not_writable(error.filename, error) from error
 
 
 def _folder_before_restart(preset: str) -> Path | None:

@@ -19,7 +19,7 @@ from distgan.config.flags import did_you_mean
 from distgan.config.image_spec import ImageSpec
 from distgan.config.schema import ModelConfig
 from distgan.errors import UserError, print_line
-from distgan.models.base import labels_for
+from distgan.models.base import generator_labels
 from distgan.models.sampling import CHUNK, generate, sample_z
 from distgan.utils.devices import device_named
 from distgan.utils.figures import GAP, TEXT_HEIGHT, describe_numbered, drawable_names, grid, pixel_scale, save_gif
@@ -125,7 +125,7 @@ def _class_indices(names: Sequence[int | str] | None, model: ModelConfig, flag: 
     indices |= {index: index for index in range(spec.num_classes)}
     shown = ", ".join(map(one_line, spec.class_names[:20])) + (", ..." if spec.num_classes > 20 else "")
     if not names:
-        raise UserError(f"{flag}: empty. Expected: one or more of {shown}")
+        raise UserError(f"{flag}: empty. Expected: one or more of {shown}", code="missing-value")
     for name in names:
         if name not in indices:
             suggestion = did_you_mean(str(name), map(str, indices)) or "."
@@ -172,14 +172,14 @@ def _draw(
         num_points = min(size, config.num - start) + config.interpolate  # N legs have N + 1 points
         z = sample_z(num_points, latent_shape, config.seed, start)
         labels = classes[(start + torch.arange(num_points)) % len(classes)]
-        network_labels = labels_for(generator, z, labels)
+        network_labels = generator_labels(generator, z, labels)
         if config.interpolate and getattr(generator, "takes_mixtures", False):
             z, one_hot = interpolate(z, slerp), F.one_hot(network_labels, max(1, model.num_labels)).float()
             network_labels = interpolate(one_hot, torch.lerp)
             labels = interpolate(F.one_hot(labels, max(1, model.images.num_classes)).float(), torch.lerp).argmax(1)
         elif config.interpolate:  # each leg in the class that it starts in
             z = interpolate(z, slerp)
-            network_labels, labels = (each[:-1].repeat_interleave(WALK_STEPS) for each in (network_labels, labels))
+            network_labels, labels = (values[:-1].repeat_interleave(WALK_STEPS) for values in (network_labels, labels))
         yield generate(generator, z, network_labels), labels.numpy()
 
 

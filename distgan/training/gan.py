@@ -250,14 +250,17 @@ def check_weights(network: nn.Module, tensors: dict[str, Tensor], source: str) -
             )
     for key in tensors:
         if key not in expected:
-            raise UserError(f"{source}: {key[:80]!r} is not in the network of its config", code="wrong-weights")
+            raise UserError(
+                f"{source}: unknown tensor ({key[:80]!r}). Expected: those of the network in its config",
+                code="wrong-weights",
+            )
 
 
 def check_finite(tensors: dict[str, Tensor], source: str) -> None:
     """Raise UserError that names the first tensor with a NaN or infinity, also after conversion to float32."""
     for key, value in tensors.items():
         if value.is_floating_point() and not value.float().isfinite().all():
-            raise UserError(f"{source}: {key} has non-finite values (NaN or infinite)", code="non-finite-values")
+            raise UserError(f"{source}: {key} is NaN or infinite. Expected: finite weights", code="non-finite-values")
 
 
 def _check_trainable(network: nn.Module, tensors: dict[str, Tensor], source: str) -> None:

@@ -83,7 +83,7 @@ class Noise:
         self._calls[salt] = call + 1
         key = stream_key(self.key, call << 16) if call else self.key  # beyond the streams of a step's passes
         num, per_row = shape[0], math.prod(shape[1:])
-        words = -(-per_row // 2)
+        num_words = -(-per_row // 2)
         blocks, rest = divmod(num, len(self.rows))
         if rest:
             raise ValueError(
@@ -93,12 +93,12 @@ class Noise:
         if torch.compiler.is_compiling():
             # The same bits per element, so that a fused kernel computes them in registers.
             block, index = (torch.arange(n, dtype=torch.int32, device=self.device) for n in (blocks, per_row))
-            rows = counters(_rows_of_blocks(self.rows, block), words)
+            rows = counters(_rows_of_blocks(self.rows, block), num_words)
             word = counter_hash(rows, counters(index >> 1, 1), key, salt)
             drawn = torch.where(index & 1 == 1, word >> 16, (word << 16) >> 16)
         else:
-            rows = self._row_counters(self.rows, blocks, words)
-            words_drawn = counter_hash(rows, self._column_counters(words), key, salt)
+            rows = self._row_counters(self.rows, blocks, num_words)
+            words_drawn = counter_hash(rows, self._column_counters(num_words), key, salt)
             drawn = words_drawn.view(torch.int16)[:, :per_row]
         if len(shape) == 2:
             return drawn

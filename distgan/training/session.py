@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from distgan.config.presets import config_of_run
+from distgan.config.presets import read_run_config
 from distgan.config.schema import Config, ModelConfig
 from distgan.data.base import Dataset, keep_class_names, load_dataset
 from distgan.data.loader import Batches, global_batch_size, min_batch_size
@@ -49,7 +49,7 @@ class Session:
         self.fingerprint = self.dataset.fingerprint  # takes seconds for gigabytes of images
         runtime.check_same_on_ranks("data's fingerprint", self.fingerprint)
         if self.dataset.path:  # rank 0 reads: no other needs the run's folder
-            run = runtime.run_on_rank0(lambda: config_of_run(config.run.out, config.run.resume))
+            run = runtime.run_on_rank0(lambda: read_run_config(config.run.out, config.run.resume))
             self.dataset = keep_class_names(self.dataset, self.fingerprint, run) if run else self.dataset
         data = self.dataset
         fingerprint = self.fingerprint if data.path else None  # of a user's own images
@@ -61,10 +61,10 @@ class Session:
         self.traits = traits or NO_TRAITS
         if config.model.networks and traits is None:
             # Rank 0 may need longer than --timeout; the others wait for it.
-            found = runtime.run_on_all_ranks(
+            recorded = runtime.run_on_all_ranks(
                 lambda: check_contract(config, runtime.device) if runtime.is_main else NO_TRAITS, local_main_first=True
             )
-            self.traits = runtime.all_gather_object(found)[0]
+            self.traits = runtime.all_gather_object(recorded)[0]
         self.gan = build_gan(
             config.model,
             config.optim,
@@ -112,7 +112,7 @@ def check_classes(dataset: Dataset, model: ModelConfig) -> None:
         where = {"folder": "a sub-folder for each", ".zip": "a folder for each"}.get(dataset.listed.kind, "labels")
         raise UserError(
             f"--data {dataset.path}: its images have {'one class' if dataset.spec.num_classes else 'no classes'}, as "
-            f"{dataset.listed.of_image(0)}, and --model {model.name} needs several. Expected: 2 or more classes, by "
+            f"{dataset.listed.locate(0)}, and --model {model.name} needs several. Expected: 2 or more classes, by "
             f"{where}, or --preset images-fast-unlabelled",
             code="images-do-not-fit",
         )

@@ -75,9 +75,9 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
                         D.module, real[rows], fake[rows], labels[rows], partial(_draw_rows, uniform, rows)
                     )
                     total = d_loss + weight * penalty
-                D.backward(_weighted(total, share))
+                D.backward(_weight(total, share))
             means = [d_loss.detach(), real_logits.detach().mean(), fake_logits.detach().mean()]
-            stats.append(_weighted(torch.stack(means), share))
+            stats.append(_weight(torch.stack(means), share))
             all_real_logits.append(real_logits.detach())
         return stats[0] if len(stats) == 1 else torch.stack(stats).sum(0), all_real_logits
 
@@ -90,7 +90,7 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
         D.module.requires_grad_(False)
         if config.d_microbatches == 1:
             noise.begin_forward()
-            g_loss = _weighted(loss.g_loss(D.module(fake, labels), all_real_logits[0]), shard.weight)
+            g_loss = _weight(loss.g_loss(D.module(fake, labels), all_real_logits[0]), shard.weight)
             G.backward(g_loss)
         else:
             leaf, losses = fake.detach().requires_grad_(True), []
@@ -141,7 +141,7 @@ def build_device_step(gan: Gan, config: OptimConfig) -> DeviceStep:
     return step
 
 
-def _weighted(loss: Tensor, weight: float) -> Tensor:
+def _weight(loss: Tensor, weight: float) -> Tensor:
     """Return `loss * weight`, without a kernel for a weight of 1, as on one process."""
     return loss if weight == 1 else loss * weight
 

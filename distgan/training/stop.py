@@ -45,7 +45,7 @@ class StopRequest:
         # Python lets only the main thread handle signals. nohup ignores SIGHUP, so that the program outlives the
         # terminal.
         is_main = threading.current_thread() is threading.main_thread()
-        caught = [each for each in STOP_SIGNALS if is_main and (each.name != "SIGHUP" or not is_ignored(each))]
+        caught = [signum for signum in STOP_SIGNALS if is_main and (signum.name != "SIGHUP" or not is_ignored(signum))]
         self._before = {signum: signal.signal(signum, self._catch) for signum in caught}
         self._checked_at = time.monotonic()
         return self

@@ -49,9 +49,6 @@ def peak_memory_gib(device: torch.device) -> float:
     return peak_memory_bytes() / 2**30
 
 
-# -- Copies to the device and back that do not block the host --
-
-
 def upload(values: Tensor, target: Tensor) -> None:
     """Copy a CPU tensor to `target` on the device, after pending work; pinned memory makes it asynchronous."""
     target.copy_(values.pin_memory() if target.is_cuda else values, non_blocking=True)

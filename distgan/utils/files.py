@@ -138,12 +138,12 @@ def read_limited(path: Path, limit: int) -> bytes:
         handle = open_regular(path)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise UserError(f"{path}: is a link", code="unreadable") from error
+            raise UserError(f"{path}: is a link. Expected: a regular file", code="unreadable") from error
         raise not_readable(path, error) from error
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode):
         os.close(handle)
-        raise UserError(f"{path}: not a regular file", code="unreadable")
+        raise UserError(f"{path}: a folder, pipe or device. Expected: a regular file", code="unreadable")
     with open(handle, "rb") as file:
         if status.st_size > limit:
             raise UserError(
@@ -164,9 +164,9 @@ def read_json(path: Path, limit: int, *, only_finite: bool = False) -> dict[str,
     try:
         value = json.loads(data, parse_constant=parse, parse_float=parse)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})", code="damaged-file") from error
+        raise UserError(f"{path}: not JSON ({error}). Expected: a JSON object", code="damaged-file") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path}: not a JSON object", code="damaged-file")
+        raise UserError(f"{path}: a {type(value).__name__}. Expected: a JSON object", code="damaged-file")
     return value
 
 
@@ -245,7 +245,7 @@ def append_lines(path: Path, lines: list[str]) -> None:
 
 def not_writable(path: object, error: OSError) -> UserError:
     """Return the UserError for an --out that can't be written to."""
-    return UserError(f"--out: not writable: {error.strerror} ({path})", code="unwritable")
+    return UserError(f"--out: not writable: {error.strerror} ({path}). Expected: another path", code="unwritable")
 
 
 def make_folder(folder: Path) -> None:
@@ -361,7 +361,9 @@ def _safetensors(path: Path) -> Iterator[Any]:
         raise not_readable(path, error) from error
     except SafetensorError as error:
         reason = "".join(char for char in str(error)[:200] if char.isprintable())  # it quotes the file
-        raise UserError(f"{path}: not a complete safetensors file ({reason})", code="damaged-file") from error
+        raise UserError(
+            f"{path}: damaged ({reason}). Expected: a complete safetensors file", code="damaged-file"
+        ) from error
 
 
 def metric_lines(path: Path) -> Iterator[dict[str, Any] | None]:

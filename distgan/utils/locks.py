@@ -12,7 +12,7 @@ _SOON_S = 1.0  # after which a process that waits says so
 
 
 @contextmanager
-def held_lock(path: Path, waiting: str) -> Iterator[None]:
+def hold_lock(path: Path, waiting: str) -> Iterator[None]:
     """Hold the lock of that file, and print `waiting` where another process has it.
 
     On a file system without locks, or without a place for the file, nothing is held.

@@ -40,7 +40,7 @@ def is_parent_gone(parent: int) -> bool:
     return not psutil.pid_exists(parent)
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Return the number of cores that this process may use, or of the machine if that is unknown."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -56,9 +56,6 @@ def peak_memory_bytes() -> int:
     return int(getattr(memory, "peak_wset", memory.rss))
 
 
-# -- files --
-
-
 def open_regular(path: Path) -> int:
     """Open a file for reading. A link is an error (ELOOP); does not block on a pipe where the system has O_NONBLOCK."""
     if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
@@ -72,9 +69,6 @@ def open_to_sync(path: Path) -> int | None:
     if os.name == "posix":
         return os.open(path, os.O_RDONLY)
     return None if path.is_dir() else os.open(path, os.O_RDWR)
-
-
-# -- another process of this machine --
 
 
 class ProcessId(NamedTuple):

@@ -47,7 +47,7 @@ class PartsProgress:
             return
         if time.monotonic() - self._printed_at > _SILENT_S:
             self._printed_at = time.monotonic()
-            self.say(f"{self._label}: {self.num_done / self.num:.0%}; about {duration(self._remaining_s())} left")
+            self.say(f"{self._label}: {self.num_done / self.num:.0%}; about {format_hms(self._remaining_s())} left")
 
     def _remaining_s(self) -> float:
         return (time.monotonic() - self._start) / self.num_done * (self.num - self.num_done)
@@ -57,10 +57,10 @@ class PartsProgress:
         self.num_done += 1
         self._bar.update(self._task, completed=self.num_done)
         remaining_s = self._remaining_s()
-        self.say(text if self._is_live or not remaining_s else f"{text}; about {duration(remaining_s)} left")
+        self.say(text if self._is_live or not remaining_s else f"{text}; about {format_hms(remaining_s)} left")
 
 
-def duration(seconds: float) -> str:
+def format_hms(seconds: float) -> str:
     """Return `1:02:03`, or `2:03` under an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

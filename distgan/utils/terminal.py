@@ -77,7 +77,7 @@ class TerminalConsole(Console):
     def print_table(self, table: Table) -> None:
         """Print a table, or each of its rows as a paragraph if the screen is too narrow."""
         table_width = Measurement.get(self, self.options.update(max_width=10_000), table).maximum
-        if table_width > self.width and not _narrow(table.columns, table_width - self.width):
+        if table_width > self.width and not _shrink_columns(table.columns, table_width - self.width):
             self._print_paragraphs(table)
             return
         self.print(table, soft_wrap=False, crop=False)
@@ -103,7 +103,7 @@ def _lines(entries: Iterable[RenderableType]) -> list[str]:
     return [line for entry in entries for line in printable(entry).splitlines()]
 
 
-def _narrow(columns: Sequence[Column], excess: int) -> bool:
+def _shrink_columns(columns: Sequence[Column], excess: int) -> bool:
     """Shrink columns by `excess` in total; return False if text would be truncated.
 
     Short entries stay on one line, below a header of several.
@@ -124,13 +124,13 @@ def _narrow(columns: Sequence[Column], excess: int) -> bool:
 
 def _set_wrapping(column: Column) -> int:
     """Set how a column wraps, and return the least width that truncates nothing."""
-    words = [cell_len(word) for word in printable(column.header).split()]
+    word_widths = [cell_len(word) for word in printable(column.header).split()]
     longest = max(map(cell_len, _lines(column.cells)), default=0)
     if longest <= _ONE_LINE or column.no_wrap:
-        width = max([longest, *words])
+        width = max([longest, *word_widths])
         # Only its header takes several lines.
         column.header = "\n".join(wrap(printable(column.header), max(width, 1), break_on_hyphens=False))
         column.no_wrap = True
         return width
     column.overflow = "fold"
-    return max([_SEVERAL_LINES, *words])
+    return max([_SEVERAL_LINES, *word_widths])

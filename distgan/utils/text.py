@@ -1,7 +1,7 @@
 """Text of messages, tables and pictures: a count with its noun, and a shortened name."""
 
 
-def counted(num: int, noun: str) -> str:
+def pluralize(num: int, noun: str) -> str:
     """Return `1 file` or `2,000 files`."""
     return f"{num:,} {noun}{'s' * (num != 1)}"
 
@@ -11,6 +11,6 @@ def one_line(name: str) -> str:
     return name.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
 
 
-def shortened(name: str, most: int) -> str:
+def truncate(name: str, most: int) -> str:
     """Return a name of at most `most` letters, of a longer one the first, with an ellipsis in place of the last."""
     return name if len(name) <= most else name[: most - 1] + "…"

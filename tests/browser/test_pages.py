@@ -72,7 +72,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One browser for all tests of this file, with a profile of its own; it ends with them, however they end."""
+    """One browser for all tests of this file, with its own profile; it ends with them, however they end."""
     path = chromium()
     if os.environ.get("CI") != "true":
         pytest.importorskip("playwright", reason="playwright is not installed")
@@ -377,7 +377,7 @@ def test_names_do_not_run(tab: Any, tmp_path: Path) -> None:
 
 
 def test_the_policy_stops_what_would_slip_through(browser: Any, pages: dict[str, str], tmp_path: Path) -> None:
-    """A page with a hole: the script and the picture of another host are both refused."""
+    """A page with a hole: the script and the picture of another host are both rejected."""
     text = Path(pages["cgan"].removeprefix("file://")).read_text()
     path = tmp_path / "hole.html"
     hole = '<script>window.hit=1</script><img src="http://127.0.0.1:9/x.png" onerror="window.hit=2">'

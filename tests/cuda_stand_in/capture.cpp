@@ -1,6 +1,6 @@
-// Streams, events and graphs. All work is done the moment it is asked for, so nothing has to wait for it. The rules of
+// Streams, events and graphs. All work is done the moment it is requested, so nothing has to wait for it. The rules of
 // stream capture are CUDA's: which calls break a capture, what becomes part of it, and what escapes it. A call that
-// breaks a rule is logged, and refused with CUDA's own error where CUDA refuses it.
+// breaks a rule is logged, and fails with the error that CUDA gives.
 
 #include "stand_in.h"
 
@@ -222,7 +222,7 @@ EXPORTED cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* instance, cu
     return cudaSuccess;
 }
 EXPORTED cudaError_t cudaGraphGetNodes(cudaGraph_t, cudaGraphNode_t*, size_t* num) {
-    *num = 1;  // asked for to warn of a graph without any
+    *num = 1;  // requested to warn of a graph without any
     return cudaSuccess;
 }
 EXPORTED cudaError_t cudaGraphNodeGetDependencies(cudaGraphNode_t, cudaGraphNode_t*, cudaGraphEdgeData*, size_t* num) {

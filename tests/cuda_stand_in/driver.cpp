@@ -50,7 +50,7 @@ EXPORTED int cuDeviceGetAttribute(int* value, int attribute, int) {
         case 37: *value = 6144; break;       // bits of its bus
         case 75: *value = 9; break;          // compute capability, major
         case 76: *value = 0; break;          // minor
-        case 97: *value = 227 << 10; break;  // shared memory of a block that asks for more
+        case 97: *value = 227 << 10; break;  // shared memory of a block that requests more
         default: *value = 1;
     }
     return 0;

@@ -84,7 +84,7 @@ EXPORTED cudaError_t cudaMalloc(void** pointer, size_t size) {
     return cudaSuccess;
 }
 EXPORTED cudaError_t cudaFree(void* pointer) {
-    if (!pointer) return cudaSuccess;  // asked for to start the device
+    if (!pointer) return cudaSuccess;  // requested to start the device
     if (cudaError_t error = stand_in::synchronize("cudaFree", false)) return error;
     release(immortal<DeviceBlocks>(), pointer);
     return cudaSuccess;

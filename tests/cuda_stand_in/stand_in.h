@@ -1,4 +1,4 @@
-// What the files of the stand-in share: the log of what is asked of the device, and the rules of capture.
+// What the files of the stand-in share: the log of the calls to the device, and the rules of capture.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -23,7 +23,7 @@ void log_work(const std::string& name, void* stream);
 // True if what the stream does is captured, so that nothing is to be done now.
 bool is_capturing(void* stream);
 
-// True, and a violation, if `call` is one that CUDA refuses while this thread captures.
+// True, and a violation, if `call` is one that CUDA rejects while this thread captures.
 bool breaks_capture(const char* call);
 
 // Log a wait of the host for the device, and return its error, which there is during a capture.
@@ -40,7 +40,7 @@ void forget_received();
 using Lock = std::lock_guard<std::recursive_mutex>;
 std::recursive_mutex& mutex();
 
-// What libraries ask for while their own static objects are made or destroyed must be there already, and still.
+// What libraries request while their own static objects are made or destroyed must be there already, and still.
 template <typename T>
 T& immortal() {
     static T* object = new T;

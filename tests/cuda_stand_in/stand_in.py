@@ -1,9 +1,9 @@
-"""CUDA without a GPU: torch's own CUDA code on a device that only pretends, and what it asked of that device.
+"""CUDA without a GPU: torch's own CUDA code on a device that only pretends, and the calls that it made.
 
 A preloaded library stands in for CUDA's runtime, cuBLAS and NCCL, another for the driver, and Python for the five
 operators of cuDNN. Memory is the host's, and a kernel is no more than a line of the log. All else is torch's: caching
 allocator, streams, CUDA graphs, autograd, autocast, Adam, Inductor and Triton. So it shows which engine runs, how many
-kernels per step has, and whether one waits, allocates, or breaks a rule of stream capture. It shows no number and no
+kernels per step has, and whether one waits, allocates, or breaks a rule of stream capture. It shows no values and no
 time.
 """
 
@@ -22,7 +22,7 @@ import torch
 from helpers.runs import Run
 
 HERE = Path(__file__).resolve().parent
-# Steps of a run: as a graph four replays of five and two of one. What follows its first replays goes on like this.
+# Steps of a run: as a graph four replays of five and two of one. What follows its first replays continues like this.
 STEPS, STEADY = 22, 5
 
 
@@ -65,7 +65,7 @@ class Log:
         return self.intervals[-STEADY:]
 
     def assert_clean(self) -> None:
-        """No rule was broken, and no step waits for the device, asks it for memory, or copies what is not pinned."""
+        """No rule was broken, and no step waits for the device, allocates, or copies what is not pinned."""
         assert not self.violations, self.violations
         assert len(self.steady) == STEADY
         for interval in self.steady:

@@ -54,7 +54,7 @@ def test_culprit_has_the_last_word(
     assert '"state": "failed"' in status
     assert '"reason": "rank 1 is ' in status
     # The others were gone in time: the last checkpoint is older than the last process by no more than the limit.
-    assert checkpoint(tmp_path / "run")[1] == 4, "the last checkpoint is whole"
+    assert checkpoint(tmp_path / "run")[1] == 4, "the last checkpoint is complete"
     age = time.time() - (tmp_path / "run" / "checkpoints" / "step-00000004").stat().st_mtime
     assert age < limit_s + 6, f"{age:.1f} s"
 
@@ -176,7 +176,7 @@ def test_a_port_in_use_is_named(ranks: Ranks) -> None:
     assert_user_error(result, f"MASTER_PORT: ... (127.0.0.1:{port}) ... [rendezvous-failed]")
 
 
-def test_a_process_that_does_not_come_is_told(ranks: Ranks) -> None:
+def test_a_process_that_does_not_come_is_reported(ranks: Ranks) -> None:
     alone = [ranks.start(rank, 2, free_port(), "train", *fault(f"run-{rank}", "--timeout", 5)) for rank in (0, 1)]
     first, second = (ended(process) for process in alone)
     assert_user_error(first, "1 of 2 ... 127.0.0.1: ... --timeout 5 s [rank-missing]")

@@ -55,7 +55,7 @@ def test_processes_agree_with_one(
     assert "Traceback" not in result.stderr
     for ours, theirs in zip(losses(tmp_path / "three"), losses(trained), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)
-    # And goes on with another number of them.
+    # And continues with another number of them.
     result = distgan.ok("train", "--out", "three", "--max-steps", 10, "--processes", 1)
     assert fits("on 1 processes ... 3", result.stderr)
     assert checkpoint(tmp_path / "three")[1] == 10

@@ -1,4 +1,4 @@
-"""W processes end where one does: both models, each order, in parts, with batches that no number of ranks divides."""
+"""W processes end where one does: both models, each order, in parts, with batches not divisible by W."""
 
 from pathlib import Path
 
@@ -31,16 +31,16 @@ def test_three_processes_end_where_one_does(one_process: Path, tmp_path: Path) -
     assert_ends_alike(one_process, tmp_path, names)
 
 
-def test_parts_give_the_update_of_the_whole_batch(one_process: Path) -> None:
+def test_parts_give_the_update_of_the_full_batch(one_process: Path) -> None:
     """`cgan-alternating-3` differs from this in nothing but that it takes its batches in three parts."""
     torch.set_num_threads(1)
     runtime = Runtime(ON_CPU)
     for model in ("vanilla", "cgan"):
         for order in ("simultaneous", "alternating", "alternating-fresh"):
-            whole = train(Recipe(model=model, order=order, dropout=0.0, steps=10), runtime)
+            full = train(Recipe(model=model, order=order, dropout=0.0, steps=10), runtime)
             parts = load_file(one_process / f"{model}-{order}-3.safetensors")
-            assert weights_difference(whole, parts, set()) < 1e-5, (model, order)
-            assert torch.allclose(whole["stats"], parts["stats"], rtol=1e-5, atol=1e-6)
+            assert weights_difference(full, parts, set()) < 1e-5, (model, order)
+            assert torch.allclose(full["stats"], parts["stats"], rtol=1e-5, atol=1e-6)
 
 
 GRAPHED = ["cgan-alternating-fresh-1", "cgan-alternating-3", "float64-vanilla"]

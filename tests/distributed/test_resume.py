@@ -41,7 +41,7 @@ def test_one_two_one_process_is_the_unbroken_run(
     assert_resume_on_other_numbers(distgan, ranks, tmp_path, (*data_flags, *flags))
 
 
-def test_resume_refuses_another_batch_over_all_processes(distgan: Run, ranks: Ranks) -> None:
+def test_resume_rejects_another_batch_over_all_processes(distgan: Run, ranks: Ranks) -> None:
     flags = [*quick("run", "--per-rank-batch-size", 16)]
     del flags[flags.index("--batch-size") : flags.index("--batch-size") + 2]
     ranks.ok(2, "train", *flags)

@@ -79,7 +79,7 @@ def test_a_turn_that_fails_or_hangs_says_why(size: int, settings: dict[str, Any]
 
 
 def test_the_processes_of_a_launcher_end_with_it() -> None:
-    """torchrun gives each a session of its own, which a signal to its group does not reach."""
+    """torchrun gives each its own session, which a signal to its group does not reach."""
     program = "import subprocess as s, time; p = s.Popen(['sleep', '600'], start_new_session=True); "
     launcher = subprocess.Popen(
         [sys.executable, "-c", program + "print(p.pid, flush=True); time.sleep(600)"], stdout=subprocess.PIPE

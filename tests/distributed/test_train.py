@@ -1,4 +1,4 @@
-"""Whole runs by every launcher."""
+"""Full runs by every launcher."""
 
 import json
 import sys

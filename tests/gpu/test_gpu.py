@@ -104,19 +104,19 @@ def test_a_run_goes_on_with_another_engine() -> None:
 
 
 def test_steps_of_a_graph_wait_for_nothing() -> None:
-    """Nor does what logging asks of the device; over two ends of an epoch."""
-    from distgan.utils.devices import Reading
+    """Nor does logging; over two ends of an epoch."""
+    from distgan.utils.devices import AsyncHostCopy
 
     graph = Training("cgan", "graph", device="cuda")
     graph.to(5)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        stats, readings = graph.to(STEPS, on_device=True), []
-        readings.append(Reading(stats))
+        stats, copies = graph.to(STEPS, on_device=True), []
+        copies.append(AsyncHostCopy(stats))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert readings[0].wait().isfinite().all()
+    assert copies[0].wait().isfinite().all()
 
 
 def test_memory_does_not_grow_over_replays() -> None:
@@ -136,10 +136,10 @@ def test_a_signal_stops_a_graphed_run_within_a_second(start: Start, tmp_path: Pa
     flags = ("--engine", "graph", "--max-steps", 60_000, "--epochs", 2000)
     process = start(sys.executable, "-m", "distgan", "train", *quick("run"), *flags)
     wait_for(lambda: len(losses(tmp_path / "run")) > 3 if (tmp_path / "run/metrics.jsonl").exists() else False, process)
-    asked = time.monotonic()
+    requested = time.monotonic()
     process.send_signal(signal.SIGTERM)
     wait_for(lambda: "stopped" in (tmp_path / "run/status.json").read_text(), process)
-    assert time.monotonic() - asked < 1
+    assert time.monotonic() - requested < 1
     assert process.wait(30) == 143
 
 

@@ -15,10 +15,10 @@ from safetensors.torch import save_file as save_tensors
 from distgan.config.schema import Config, ModelConfig
 from distgan.evaluation.schema import Ambiguity, ClassQuality, Confusion, Estimate, JudgeFacts, Quality, Sample, Source
 from distgan.models.base import build_generator
-from distgan.reports.comparison_rows import Row, rows_of
+from distgan.reports.comparison_rows import Row, build_rows
 from distgan.reports.options import PagesConfig
 from distgan.reports.pairwise import compared_runs
-from distgan.reports.report2023 import checks_of
+from distgan.reports.report2023 import add_checks
 from distgan.reports.run_data import Run, read_run
 
 SHA = "0123456789abcdef" * 4
@@ -237,7 +237,7 @@ def read(folder: Path) -> Run:
 def table_of(*folders: Path) -> dict[str, Row]:
     """Return the rows of a comparison, with the statements of the 2023 report."""
     subjects = compared_runs([read(folder) for folder in folders])
-    return {row.name: row for row in checks_of(rows_of(subjects), subjects)}
+    return {row.name: row for row in add_checks(build_rows(subjects), subjects)}
 
 
 def weights(folder: Path, name: str = "cgan", notice: str | None = None) -> Path:

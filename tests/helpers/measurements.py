@@ -5,7 +5,7 @@ from typing import Any
 
 from distgan.benchmark.measurement import Facts, Measurement, TimedRun
 from distgan.benchmark.options import ScalingConfig
-from distgan.benchmark.ratios import derive
+from distgan.benchmark.ratios import summarise_cells
 from distgan.benchmark.results import SpeedResults
 
 GATE = {"steps": 1, "losses": 0.5, "weights": 0.5, "tolerance": [0.1, 0.1], "passed": True, "seconds": 0.1,
@@ -41,7 +41,7 @@ def measured(*rounds: list[float], **more: Any) -> Measurement:
 
 
 def derived(*cells: Measurement) -> list[Measurement]:
-    derive(cells)
+    summarise_cells(cells)
     return list(cells)
 
 

@@ -31,7 +31,7 @@ from helpers.own_networks import path_of
 
 
 class Recipe(NamedTuple):
-    """`batch_size` 24 of 70 images gives a short batch of 22; 25 is divisible by no number of ranks here."""
+    """`batch_size` 24 of 70 images gives a short batch of 22; 25 is divisible by none of the world sizes here."""
 
     model: str = "cgan"
     family: str = "dcgan"
@@ -125,7 +125,7 @@ def train(recipe: Recipe, runtime: Runtime, folder: Path | None = None) -> dict[
 
 def runtimes(stages: list[int | None], names: list[str]) -> Iterator[tuple[int | None, Runtime, list[str]]]:
     """Yield a runtime per ZeRO stage (None: DDP) with the recipes that fit it, all in the same process group."""
-    join = rendezvous.join
+    join = rendezvous.join_process_group
     # With the default threshold, parameters this small would not be sharded in stage 3.
     os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(Path(__file__).with_name("zero_shards_all.json"))
     kinds = sorted({_kind(name) for name in names})
@@ -138,8 +138,8 @@ def runtimes(stages: list[int | None], names: list[str]) -> Iterator[tuple[int |
         )
         fitting = [name for name in names if _kind(name) == (accumulate, precision)]
         yield stage, Runtime(config), fitting
-        rendezvous.join = lambda *_: None
-    rendezvous.join = join
+        rendezvous.join_process_group = lambda *_: None
+    rendezvous.join_process_group = join
 
 
 def _kind(name: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Checkpoints against kills and huge files, in processes of their own."""
+"""Checkpoints against kills and huge files, each in its own process."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ def killed_at(operation: int, act: Callable[[], object]) -> bool:
 
 
 def test_a_kill_between_any_two_file_operations_loses_no_checkpoint(tmp_path: Path) -> None:
-    """The whole of what a save does, with `latest`, `best` and the removal of an older one."""
+    """All that a save does, with `latest`, `best` and the removal of an older one."""
     old, new = make(2), make(3)
     operations = 0
     for operation in range(200):
@@ -79,8 +79,8 @@ def test_a_kill_between_any_two_file_operations_loses_no_checkpoint(tmp_path: Pa
     assert operations > 30, "the operations were counted"
 
 
-def test_huge_files_are_refused_in_bounded_time_and_memory(tmp_path: Path) -> None:
-    """Sparse files of 8 TB, with a manifest that agrees: in a process of their own, for its peak of memory."""
+def test_huge_files_are_rejected_in_bounded_time_and_memory(tmp_path: Path) -> None:
+    """Sparse files of 8 TB, with a manifest that agrees: in their own process, for its peak of memory."""
     saved, _ = write_checkpoint(tmp_path, make())
     for name in ("generator.safetensors", "state.json", "random.safetensors", MANIFEST):
         copy = saved.with_name(f"huge-{name}")

@@ -26,7 +26,7 @@ def test_help_imports_nothing_heavy(run: Run, words: str) -> None:
 
 
 def test_presets_are_found_from_any_folder_and_in_a_wheel(run: Run, tmp_path: Path) -> None:
-    """A wheel's layout: the package with configs/ inside the wing that reads it, and no checkout around it."""
+    """A wheel's layout: the package with configs/ inside the package that reads it, and no checkout around it."""
     site = tmp_path / "site"
     shutil.copytree(ROOT / "distgan", site / "distgan", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "configs", site / "distgan" / "config" / "presets_toml")

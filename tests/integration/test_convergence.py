@@ -71,7 +71,7 @@ def test_outcomes(bench: FakeBench, capsys: Capture) -> None:
     assert not left_over(bench.folder)
 
 
-def test_a_crash_is_told_and_the_rest_is_measured(bench: FakeBench) -> None:
+def test_a_crash_is_reported_and_the_rest_is_measured(bench: FakeBench) -> None:
     bench.play(one_seed0={"fcd": [3], "end": "crash"}, one_seed1=GOOD)
     with pytest.raises(CommandFailed, match=r"^1 of 2 .*one, seed 0: rank 1:"):
         bench("--seeds", 2)
@@ -118,11 +118,11 @@ def test_more_processes_that_need_more_epochs_end_in_1(bench: FakeBench) -> None
 
 def test_the_words_of_a_training(bench: FakeBench, monkeypatch: MonkeyPatch) -> None:
     protocol = read_targets(Path("easy.toml")).protocol
-    monkeypatch.setattr(trial, "cores", lambda: 8)
+    monkeypatch.setattr(trial, "count_cores", lambda: 8)
 
     def words(num_jobs: int = 1, **settings: Any) -> str:
         config = ConvergenceConfig(preset="one.toml", **settings)
-        return " ".join(trial.arms(config, protocol, SETS["mnist"], num_jobs, is_cuda=False)[0].words)
+        return " ".join(trial.build_arms(config, protocol, SETS["mnist"], num_jobs, is_cuda=False)[0].words)
 
     # Of 2 steps per epoch 4 evaluations can't be: each step has one.
     assert "--eval-every 0 --eval-every-steps 1 --eval-num 100" in words()
@@ -151,13 +151,13 @@ def test_no_two_presets_share_a_folder(bench: FakeBench) -> None:
     Path("one-processes2.toml").write_text(TINY)
     config = ConvergenceConfig(preset="one.toml", against="one-processes2.toml", processes=2)
     with expect_user_error("--against: ... --preset one.toml (one-processes2.toml)", code="conflicting-settings"):
-        trial.arms(config, protocol, SETS["mnist"], 1, is_cuda=False)
+        trial.build_arms(config, protocol, SETS["mnist"], 1, is_cuda=False)
 
 
 def test_an_odd_number_of_steps(bench: FakeBench) -> None:
     Path("one.toml").write_text(TINY.replace("512", "91"))  # 11 steps per epoch, the last of 90 images
     bench.play(one_seed0=BAD)
-    arm = trial.arms(
+    arm = trial.build_arms(
         ConvergenceConfig(preset="one.toml"), read_targets(SETS["mnist"]).protocol, SETS["mnist"], 1, is_cuda=False
     )[0]
     assert arm.steps_per_epoch == 11
@@ -195,7 +195,7 @@ def left_over(folder: Path) -> list[int]:
 
 @pytest.fixture
 def interrupted(bench: FakeBench) -> Iterator[Callable[[int], Any]]:
-    """Starts a bench of three runs in a process of its own, and sends it a signal in the middle of the second."""
+    """Starts a bench of three runs in its own process, and sends it a signal in the middle of the second."""
     processes = []
 
     def interrupt(signum: int) -> Any:
@@ -280,12 +280,12 @@ def test_a_training_that_was_left_is_waited_for(bench: FakeBench, monkeypatch: M
 
 def trial_of(bench: FakeBench) -> trial.Trial:
     protocol = read_targets(Path("easy.toml")).protocol
-    arm = trial.arms(ConvergenceConfig(preset="one.toml"), protocol, SETS["mnist"], 1, is_cuda=False)[0]
+    arm = trial.build_arms(ConvergenceConfig(preset="one.toml"), protocol, SETS["mnist"], 1, is_cuda=False)[0]
     return trial.Trial(arm, 0, Path("out"), read_targets(Path("easy.toml")))
 
 
 def test_a_module_on_a_tether_ends_with_its_parent(start: Start, tmp_path: Path) -> None:
-    """The parent is a shell that is killed; what it started is asked to stop."""
+    """The parent is a shell that is killed; what it started gets a signal to stop."""
     (tmp_path / "child.py").write_text(
         "import os, signal, time\n"
         "def stop(*_): open('stopped', 'w').close(); os._exit(0)\n"
@@ -302,7 +302,7 @@ def test_a_module_on_a_tether_ends_with_its_parent(start: Start, tmp_path: Path)
     os.kill(process.pid, signal.SIGKILL)
     end = time.monotonic() + 20
     while not (tmp_path / "stopped").exists():
-        assert time.monotonic() < end, "it goes on without its parent"
+        assert time.monotonic() < end, "it continues without its parent"
         time.sleep(0.02)
 
 
@@ -430,7 +430,7 @@ def test_results_that_are_damaged_but_json(bench: FakeBench, where: tuple[Any, .
 # -- mistakes -------------------------------------------------------------------------------
 
 
-def test_another_bench_is_refused(bench: FakeBench) -> None:
+def test_another_bench_is_rejected(bench: FakeBench) -> None:
     bench.play(one_seed0=BAD)
     bench("--seeds", 1)
     for words, message in (
@@ -451,7 +451,7 @@ def test_another_bench_is_refused(bench: FakeBench) -> None:
     assert bench.starts == ["one-seed0"]
 
 
-def test_a_folder_of_something_else_is_refused(bench: FakeBench) -> None:
+def test_a_folder_of_something_else_is_rejected(bench: FakeBench) -> None:
     Path("out").mkdir()
     Path("out", "config.json").write_text("{}")
     with expect_user_error("--out: ... (out ... config.json) ... resume", code="output-exists"):

@@ -32,7 +32,7 @@ def test_real_mnist_is_what_torchvision_reads(mnist_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
-def test_real_mnist_is_refused_under_the_names_of_its_twins(mnist_dir: Path, name: str) -> None:
+def test_real_mnist_is_rejected_under_the_names_of_its_twins(mnist_dir: Path, name: str) -> None:
     raw = mnist_dir / "MNIST" / "raw"
     with expect_user_error(f"{raw}/train-", "mnist's train-", name, code="checksum-mismatch"):
         load_dataset(DataConfig(name=name, dir=str(raw), md5="accept"))

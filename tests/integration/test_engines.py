@@ -60,7 +60,7 @@ def test_compiled_networks_take_the_eager_steps(quick_compiler: None) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["vanilla", "cgan"])
-def test_each_block_is_compiled_whole(monkeypatch: MonkeyPatch, recipe: str) -> None:
+def test_each_block_is_compiled_as_one(monkeypatch: MonkeyPatch, recipe: str) -> None:
     """As one graph from its first layer to its last: torch 2.11 took apart what it was given as a module."""
     graphs = []
 

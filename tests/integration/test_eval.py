@@ -1,4 +1,4 @@
-"""`distgan eval` and `--eval-every` as a user meets them: what they print, leave, refuse, and do not change."""
+"""`distgan eval` and `--eval-every` as a user meets them: what they print, leave, reject, and do not change."""
 
 import json
 import shutil
@@ -80,7 +80,7 @@ def estimates(value: Any) -> list[dict[str, float]]:
 def test_json_has_an_interval_for_each_number(distgan: Run, run_folder: Callable[[str], Path]) -> None:
     run = run_folder("cgan")
     (run / "eval" / "matrix.png").unlink()
-    (run / "eval" / "matrix.png").mkdir()  # a picture that can't be written costs no number
+    (run / "eval" / "matrix.png").mkdir()  # a picture that can't be written changes no result
     result = distgan.ok("eval", run, *FEW, "--json")
     assert "warning: a picture" in result.stderr
     assert "matrix.png" in result.stderr
@@ -157,7 +157,7 @@ def test_gan_train_tells_digits_from_noise(distgan: Run, tmp_path: Path) -> None
     assert all(each["gan_train_real"]["low"] > 0.8 for each in found)
 
 
-# -- what is refused ---------------------------------------------------------------------------------------
+# -- what is rejected ---------------------------------------------------------------------------------------
 
 
 def test_mistakes_end_in_one_line(distgan: Run, run_folder: Callable[[str], Path], tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_best_checkpoint_by_the_judges_stays(runs: Path) -> None:
 
 
 def test_damaged_judges_end_a_run_at_its_start(distgan: Run, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
-    """But a run that is resumed is refused for its settings before."""
+    """But a run that is resumed is rejected for its settings before."""
     distgan.ok("train", *quick("begun", "--max-steps", 1))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(SHIPPED, cache_folder("digits"))

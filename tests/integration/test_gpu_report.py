@@ -1,4 +1,4 @@
-"""`make gpu-report`, as far as a CPU can show it: what is cut off, fails or finds no time leaves a whole report."""
+"""`make gpu-report`, as far as a CPU can show it: what is cut off, fails or finds no time leaves a complete report."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ gpu_report.PARTS |= {{{parts}}}
 gpu_report.TICK_S = 0.1
 sys.exit(gpu_report.main(["--out", "out", "--device", "cpu", "--quick", "--parts", "facts,run-vanilla,run-cgan"]))
 """
-# A child with a child in a session of its own, as torchrun and tests have them; the latter leaves its id.
+# A child with a child in its own session, as torchrun and tests have them; the latter leaves its id.
 STUBBORN = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -124,7 +124,9 @@ def test_a_part_that_fails_or_hangs_leaves_the_others(run: Run, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_cut_off_it_leaves_a_whole_report_and_no_process(start: Start, tmp_path: Path, signum: signal.Signals) -> None:
+def test_cut_off_it_leaves_a_complete_report_and_no_process(
+    start: Start, tmp_path: Path, signum: signal.Signals
+) -> None:
     path = tmp_path / "pid"
     process = start(
         *driver(facts="part('pass')", run_vanilla=f"part({STUBBORN.format(path=str(path))!r})", run_cgan="part('pass')")

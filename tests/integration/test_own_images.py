@@ -36,8 +36,8 @@ def test_any_form_trains_to_the_same_bytes_in_fifty_steps(distgan: Run, tmp_path
 
 def test_mnist_as_pictures_trains_to_the_bits_of_mnist(distgan: Run, mnist_dir: Path, tmp_path: Path) -> None:
     """A part of it, sorted by class as folders of classes are, by its own two files and by pictures."""
-    whole = load_dataset(DataConfig(dir=str(mnist_dir)), may_download=False)
-    images, labels = whole.images[:NUM].numpy(), whole.labels[:NUM].numpy()
+    full = load_dataset(DataConfig(dir=str(mnist_dir)), may_download=False)
+    images, labels = full.images[:NUM].numpy(), full.labels[:NUM].numpy()
     order = np.argsort(labels, kind="stable")
     images, labels = images[order], labels[order]
     folder = tmp_path / "idx"

@@ -62,7 +62,7 @@ def test_from_a_folder_of_classes_to_a_page_in_colour(distgan: Run, tmp_path: Pa
     assert found["gan_train"] is not None
     assert np.shape(found["matrix"]) == np.shape(found["jury_matrix"]) == (3, 3)
     accuracy = [judge["accuracy"]["value"] for judge in found["judges"]]
-    assert min(accuracy) > 0.9, "three colours are told apart"
+    assert min(accuracy) > 0.9, "three colours are distinguished"
     last = {key: lines[-1][f"ema_{key}"] for key in ("agreement", "coverage", "recognisable")}
     assert last == {key: pytest.approx(found[key]["value"], abs=1e-6) for key in last}, "as while it was trained"
     assert not distgan.ok("eval", "run", *EVAL).stderr.count("training"), "the judges are kept"

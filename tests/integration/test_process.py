@@ -13,7 +13,7 @@ import pytest
 from distgan.utils.child_process import ChildFailed, run_child, run_json, summarise_error, tool_output
 from distgan.utils.provenance import git_revision
 
-# A grandchild in a session of its own.
+# A grandchild in its own session.
 GRANDCHILD = "import subprocess as s, sys, time; p = s.Popen(['sleep', '600'], start_new_session=True); "
 
 
@@ -50,7 +50,7 @@ def test_our_own_line_comes_first() -> None:
     assert summarise_error(1, b"[rank0]: torch.DistError: gone\nbye\n") == "torch.DistError: gone"
 
 
-def test_a_timeout_ends_the_whole_tree(tmp_path: Path) -> None:
+def test_a_timeout_ends_the_process_tree(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     code = f"{GRANDCHILD} open({str(path)!r}, 'w').write(str(p.pid)); time.sleep(600)"
     with pytest.raises(ChildFailed, match=r"--timeout 5 s$"):

@@ -86,7 +86,7 @@ def test_alarm_names_a_dropped_digit(digit: int) -> None:
     assert overview.kl.low > honest()[1].kl.high
 
 
-def test_alarm_names_a_digit_that_was_asked_for_and_not_made() -> None:
+def test_alarm_names_a_digit_that_was_requested_and_not_made() -> None:
     _, unseen = real()
     images = unseen.images.clone()
     images[unseen.labels == 8] = unseen.images[unseen.labels == 3][0]

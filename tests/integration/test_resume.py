@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(distgan: Run, tmp_path
     assert_same_run(tmp_path / "straight", tmp_path / "run")
 
 
-def test_without_a_whole_checkpoint_nothing_starts_from_zero(distgan: Run, trained: Path) -> None:
+def test_without_a_complete_checkpoint_nothing_starts_from_zero(distgan: Run, trained: Path) -> None:
     for path in checkpoints_in(trained / "checkpoints"):
         damage(path / "generator.safetensors")
     before = contents(trained)
@@ -240,7 +240,7 @@ def test_never_takes_only_a_new_folder(distgan: Run) -> None:
 def test_resume_at_the_last_step_changes_nothing(
     distgan: Run, tmp_path: Path, log_every: int, steps: list[int]
 ) -> None:
-    """The last line of metrics.jsonl too, whether the cadence or the end has asked for it."""
+    """The last line of metrics.jsonl too, whether the cadence or the end has requested it."""
     distgan.ok("train", *quick("run", "--log-every", log_every))
     run = tmp_path / "run"
     kept = [run / "timeline.png", run / "metrics.jsonl", *(run / "samples").iterdir()]
@@ -266,7 +266,7 @@ def test_a_killed_run_can_be_drawn_from(distgan: Run, trained: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("trained")
-def test_resume_refuses_another_recipe(distgan: Run) -> None:
+def test_resume_rejects_another_recipe(distgan: Run) -> None:
     assert_user_error(
         distgan("train", *quick("run", "--g-lr", "0.5", "--dropout", "0.1", "--width", "0.2")),
         "[optim] g_lr: ... 0.001 (0.5) ... --allow-config-change",
@@ -292,7 +292,7 @@ def test_an_allowed_change_holds_from_then_on(distgan: Run, trained: Path) -> No
     assert_user_error(result, "[optim] g_lr: ... 0.5 (0.001) ... [resume-mismatch]")
 
 
-def test_resume_refuses_other_data(distgan: Run, tmp_path: Path, mnist_dir: Path) -> None:
+def test_resume_rejects_other_data(distgan: Run, tmp_path: Path, mnist_dir: Path) -> None:
     flags = ("--preset", "cgan-quick", *TINY, "--max-steps", 2, "--out", "run", "--data-md5", "accept")
     distgan.ok("train", *flags, "--data", "mnist", "--data-dir", mnist_dir)
     raw = tmp_path / "other" / "MNIST" / "raw"

@@ -28,7 +28,7 @@ def test_checkpoints_come_at_the_cadence_and_the_newest_stay(distgan: Run, tmp_p
     )
 
 
-def test_stall_and_write_are_told_apart(distgan: Run, tmp_path: Path) -> None:
+def test_stall_and_write_are_distinguished(distgan: Run, tmp_path: Path) -> None:
     result = distgan("train", *quick("run", "--save-every-steps", 2))
     assert " of 1.2 MiB; " in result.stderr
     facts = json.loads((tmp_path / "run" / "environment.json").read_text())["checkpoints"]
@@ -79,7 +79,7 @@ def test_full_disk_is_said_and_leaves_no_halves(distgan: Run, small_disk: Path) 
     flags = ("--preset", "cgan-quick", "--data", "digits", "--tracker", "none", "--max-steps", 2, "--out", out)
     result = distgan("train", *flags)
     assert_user_error(result, os.strerror(errno.ENOSPC), code="disk-full")
-    assert not list(out.rglob("*.safetensors")), "each file is whole or not there"
+    assert not list(out.rglob("*.safetensors")), "each file is complete or not there"
     assert not list(out.rglob(".*"))
 
 

@@ -29,12 +29,15 @@ def sbatch(tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_job_is_asked_for_and_then_submitted(sbatch: Path, capsys: Capture) -> None:
+def test_job_is_requested_and_then_submitted(sbatch: Path, capsys: Capture) -> None:
     assert cli.main(["slurm", "--nodes", "2", "--gpus-per-node", "4", "--time", "1-12", *CGAN]) == 0
-    asked = ["--nodes=2", "--gpus-per-node=4", "--time=1-12"]
+    requested = ["--nodes=2", "--gpus-per-node=4", "--time=1-12"]
     calls = (sbatch / "calls").read_text().splitlines()
     # On the command line too: there they are stronger than SBATCH_* of the environment.
-    assert [call.split() for call in calls] == [["--test-only", *asked], ["--parsable", *asked, "--job-name=cgan"]]
+    assert [call.split() for call in calls] == [
+        ["--test-only", *requested],
+        ["--parsable", *requested, "--job-name=cgan"],
+    ]
     text = (sbatch / "script").read_text()
     for line in (
         "--nodes=2",
@@ -77,7 +80,7 @@ def test_processes_of_a_job_without_gpus(sbatch: Path, monkeypatch: MonkeyPatch,
     assert fits("DISTGAN_PROCESSES_PER_NODE: ... (many) ... 1 or more [launcher-environment]", capsys.readouterr().err)
 
 
-def test_what_slurm_says_when_it_refuses(sbatch: Path, capsys: Capture) -> None:
+def test_what_slurm_says_when_it_rejects(sbatch: Path, capsys: Capture) -> None:
     (sbatch / "says").write_text("sbatch: error: Requested time limit is invalid\nallocation failure: no\n")
     (sbatch / "code").write_text("1")
     assert cli.main(["slurm", *CGAN, "--time", "9-0"]) == 2

@@ -1,4 +1,4 @@
-"""Signals, time limits and launchers that die: the run saves, says so, and has an exit code of its own."""
+"""Signals, time limits and launchers that die: the run saves, says so, and has its own exit code."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_a_signal_leaves_a_usable_run(
     if signum != signal.SIGUSR1:
         return
     distgan.ok("sample", "run")
-    # The command that it names goes on, and ends where an unbroken run does.
+    # The command that it names continues, and ends where an unbroken run does.
     distgan.ok("train", "--out", "run", "--max-steps", step + 40)
     distgan.ok("train", *LONG, "--out", "straight", "--max-steps", step + 40)
     ours, theirs = checkpoint(run)[0], checkpoint(tmp_path / "straight")[0]
@@ -92,14 +92,14 @@ def test_a_second_ctrl_c_leaves_at_once(start: Start, distgan: Run, tmp_path: Pa
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    asked = time.monotonic()
+    requested = time.monotonic()
     _, err = process.communicate(timeout=60)
-    assert time.monotonic() - asked < 20, "a step of seconds, and no picture after it"
+    assert time.monotonic() - requested < 20, "a step of seconds, and no picture after it"
     assert process.returncode == 130
     assert "distgan: interrupted" in err
     assert "Traceback" not in err
     assert not (tmp_path / "run" / "timeline.png").exists()
-    assert checkpoint(tmp_path / "run")[1] >= 0, "the last checkpoint is whole"
+    assert checkpoint(tmp_path / "run")[1] >= 0, "the last checkpoint is complete"
     assert read_status(tmp_path / "run")["state"] == "stopped"
     distgan.ok("checkpoint", "verify", "run")
 

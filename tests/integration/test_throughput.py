@@ -12,7 +12,7 @@ from distgan.benchmark.flops import flops_per_image
 from distgan.benchmark.measurement import RunSpec
 from distgan.benchmark.options import ThroughputConfig
 from distgan.benchmark.results import SpeedResults
-from distgan.config.presets import training_of
+from distgan.config.presets import parse_training
 from distgan.config.schema import Config, ModelConfig
 from distgan.utils.child_process import ChildFailed
 
@@ -66,7 +66,7 @@ def test_throughput_from_the_command_to_a_comparison(distgan: Run, tmp_path: Pat
 )
 def test_the_loops_train_what_the_cells_train(run: Run, mnist_dir: Path, loop: str, words: tuple[str, ...]) -> None:
     more = ("--data", "mnist", "--data-dir", str(mnist_dir), "--batch-size", "4", "--width", "0.1")
-    config = training_of([*words, *more])[0]
+    config = parse_training([*words, *more])[0]
     spec = RunSpec(config=config, gate_steps=1, warmup=1, steps=2, repeats=5)
     made = run(sys.executable, "-m", f"distgan.benchmark.peers.{loop}_loop", spec.model_dump_json(exclude_unset=True))
     assert made.returncode == 0, made.stderr

@@ -120,8 +120,8 @@ def test_a_server_that_is_away_ends_a_new_run_and_no_resumed_one(run: Run, monke
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     flags = (*SHORT, "--tracker", "mlflow", "--max-steps", 3, "--out", "run")
-    refused = run(BIN / "distgan", "train", *flags)
-    assert refused.returncode == 2
-    assert "[tracker-failed]" in refused.stderr.splitlines()[-1]
+    rejected = run(BIN / "distgan", "train", *flags)
+    assert rejected.returncode == 2
+    assert "[tracker-failed]" in rejected.stderr.splitlines()[-1]
     resumed = run.ok(BIN / "distgan", "train", "--out", "run", "--max-steps", 3)
     assert "warning: --tracker" in resumed.stderr

@@ -1,4 +1,4 @@
-"""Whole runs through the real command lines."""
+"""Full runs through the real command lines."""
 
 import json
 import sys

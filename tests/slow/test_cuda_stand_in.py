@@ -56,12 +56,14 @@ def test_two_ranks(run: Run, tmp_path: Path, engine: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "asked"), [(("--loss", "r1"), "graph-compiled"), (("--precision", "fp16"), "graph")], ids=["r1", "fp16"]
+    ("flags", "requested"),
+    [(("--loss", "r1"), "graph-compiled"), (("--precision", "fp16"), "graph")],
+    ids=["r1", "fp16"],
 )
-def test_a_fallback_is_told(run: Run, tmp_path: Path, flags: tuple[str, ...], asked: str) -> None:
+def test_a_fallback_is_reported(run: Run, tmp_path: Path, flags: tuple[str, ...], requested: str) -> None:
     """torch.compile has no second derivatives, which a penalty needs; and the scaler of fp16 decides on the host."""
-    (log,), engine, said = train(run, tmp_path, *QUICK, *flags, "--engine", asked)
-    assert engine["asked"] == asked != engine["name"]
+    (log,), engine, said = train(run, tmp_path, *QUICK, *flags, "--engine", requested)
+    assert engine["asked"] == requested != engine["name"]
     assert f"engine {engine['name']}: {engine['why']}" in said
     assert "not compiled inside" in engine["why"] or "not taken" in engine["why"]
     assert not log.violations, log.violations

@@ -8,7 +8,7 @@ from helpers.runs import Run, losses, quick
 
 
 def test_a_compiled_run_is_the_eager_run(distgan: Run, tmp_path: Path) -> None:
-    """By the real compiler; and what an eager run has begun goes on compiled."""
+    """By the real compiler; and what an eager run has begun continues compiled."""
     flags = ("--family", "report2023", "--dropout", 0.3, "--log-every", 1)
     distgan.ok("train", *quick("eager", *flags))
     distgan.ok("train", *quick("both", *flags), "--max-steps", 3)

@@ -7,7 +7,7 @@ from helpers.runs import Run
 
 from distgan.utils.files import read_metrics
 
-# So many steps of 128 real digits, half an epoch and of the GAN a whole one, have to reach this.
+# So many steps of 128 real digits, half an epoch and of the GAN a complete one, have to reach this.
 BUDGET = {"cgan-fast": 240, "vanilla-fast": 469}
 REACHED = {
     "cgan-fast": {"agreement": 0.7, "fcd": 15, "coverage": 0.2, "digit": 0.3},

@@ -32,7 +32,7 @@ def images_of(distgan: Run, mnist_dir: Path, tmp_path: Path, preset: str) -> dic
         return dict(arrays)
 
 
-def test_cgan_quick_draws_the_digits_it_is_asked_for(distgan: Run, mnist_dir: Path, tmp_path: Path) -> None:
+def test_cgan_quick_draws_the_requested_digits(distgan: Run, mnist_dir: Path, tmp_path: Path) -> None:
     arrays = images_of(distgan, mnist_dir, tmp_path, "cgan-quick")
     assert (neighbours(mnist_dir).predict(arrays["images"].reshape(1000, -1)) == arrays["labels"]).mean() > 0.9
 

@@ -23,6 +23,6 @@ def test_kills_and_damage_lose_nothing(run: Run, tmp_path: Path) -> None:
     assert sum(row["tried"] for row in found["damages"]) >= 200
     for row in found["damages"]:
         assert row["accepted"] == row["tracebacks"] == 0, row
-        # With their names swapped both are refused; else the older one is taken.
+        # With their names swapped both are rejected; else the older one is taken.
         assert row["fell_back"] == (0 if "names" in row["kind"] else row["tried"]), row
     assert "checkpoints lost" in (tmp_path / "stress" / "stress.txt").read_text()

@@ -141,7 +141,7 @@ class Job:
             elif time.monotonic() - since > 1.5:
                 return " ".join(sorted(states))
             time.sleep(0.2)
-        raise AssertionError(f"job {self.number} goes on and on:\n{self.log()}\n{self.facts}")
+        raise AssertionError(f"job {self.number} does not end:\n{self.log()}\n{self.facts}")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, say: Callable[[], str] = str) -> None:

@@ -8,7 +8,7 @@ done
 ((${#missing[@]})) || exit 0
 [[ $(id -u) == 0 ]] || { echo "SLURM's packages: need root; missing: ${missing[*]}" >&2 && exit 1; }
 command -v apt-get >/dev/null || { echo "SLURM's packages: no apt-get here; missing: ${missing[*]}" >&2 && exit 1; }
-policy=/usr/sbin/policy-rc.d # asked by packages before they start a service; 101 is no
+policy=/usr/sbin/policy-rc.d # called by packages before they start a service; 101 is no
 if [[ ! -e $policy ]]; then
   trap 'rm -f $policy' EXIT
   printf '#!/bin/sh\nexit 101\n' >$policy

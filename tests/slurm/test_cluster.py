@@ -122,7 +122,7 @@ def test_slurm_itself_takes_each_script(slurm: Cluster) -> None:
         assert "to start at" in done.stderr
 
 
-def test_distgan_slurm_submits_and_tells_what_slurm_refuses(slurm: Cluster, tmp_path: Path) -> None:
+def test_distgan_slurm_submits_and_tells_what_slurm_rejects(slurm: Cluster, tmp_path: Path) -> None:
     def distgan(*words: object) -> subprocess.CompletedProcess[str]:
         return slurm.run(BIN / "distgan", "slurm", *words, "--model", "cgan", *TRAINING, "--max-steps", 6)
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # up.sh FOLDER: a real SLURM cluster of two "machines" on this one, for tests. Each is a network, host name and mount
-# namespace with an address, a /dev/shm and a /local of its own and one slurmd; slurmctld and munged run outside of them.
+# namespace with an address, a /dev/shm and its own /local and one slurmd; slurmctld and munged run outside of them.
 # Called again, it starts what has died. down.sh FOLDER ends it. Needs root; nothing else of the system is changed but
 # /etc/netns/dgnode* and a bridge.
 set -euo pipefail
@@ -28,7 +28,7 @@ for i in 1 2; do
   space=dgnode$i
   mkdir -p /etc/netns/$space "$lab/local/node$i" "$lab/spool/node$i"
   printf '%s' "$hosts" >/etc/netns/$space/hosts
-  echo 'hosts: files' >/etc/netns/$space/nsswitch.conf # gloo asks for the name of every peer: 5 s for each without DNS
+  echo 'hosts: files' >/etc/netns/$space/nsswitch.conf # gloo looks up the name of every peer: 5 s for each without DNS
   : >/etc/netns/$space/resolv.conf
   ip netns list | grep -qw $space && continue
   ip netns add $space

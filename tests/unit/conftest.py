@@ -26,19 +26,19 @@ STARTERS = {
 
 @pytest.fixture(autouse=True)
 def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusal(name: str) -> Callable[..., None]:
-        def refuse(*arguments: object, **options: object) -> None:
+    def error(name: str) -> Callable[..., None]:
+        def reject(*arguments: object, **options: object) -> None:
             pytest.fail(f"a unit test starts a process, by {name}: it belongs in tests/integration/")
 
-        return refuse
+        return reject
 
     monkeypatch.setenv("PATH", "")  # and finds none, whatever this machine has
     monkeypatch.setattr(os, "fsync", os.fstat)  # a disk's own time; checkpoint/test_format.py has what is flushed when
     monkeypatch.setattr(provenance, "git_revision", lambda: None)
-    monkeypatch.setattr(platform, "platform", lambda: "a platform")  # asks uname
+    monkeypatch.setattr(platform, "platform", lambda: "a platform")  # calls uname
     for owner, names in STARTERS.items():
         for name in names:
-            monkeypatch.setattr(owner, name, refusal(f"{owner.__name__}.{name}"))
+            monkeypatch.setattr(owner, name, error(f"{owner.__name__}.{name}"))
 
 
 # The embedded digits, made once for all tests of this process.

@@ -14,11 +14,12 @@ import yaml
 from generate_reference import commands_below, parser_of
 from helpers.runs import ROOT, MonkeyPatch
 
+import distgan
 import distgan.cli
 from distgan.cli.commands import TOP
 from distgan.config.command_settings import EvalConfig, SlurmConfig
 from distgan.config.flags import Parser, add_flags, parse_settings
-from distgan.config.presets import config_folder, training_of
+from distgan.config.presets import config_folder, parse_training
 from distgan.config.registry import DATASETS, ENGINES, FAMILIES, LOSSES, ORDERS, PRECISIONS
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -110,7 +111,7 @@ def read_only(name: str) -> Callable[..., Any]:
 
     def train(parser: Parser, words: list[str]) -> None:
         has_network = {"--model", "--preset", "--config"} & set(words)
-        training_of([word for word in words if word != "--dry-run"] + ([] if has_network else ["--model", "cgan"]))
+        parse_training([word for word in words if word != "--dry-run"] + ([] if has_network else ["--model", "cgan"]))
 
     def slurm(parser: Parser, words: list[str]) -> None:
         add_flags(parser, SlurmConfig)
@@ -173,12 +174,13 @@ def test_the_changelog_begins_with_the_version_of_the_package() -> None:
 
 
 def test_the_citation_has_what_its_schema_requires() -> None:
-    """Citation File Format 1.2.0. The version has one place, so it is not here."""
+    """Citation File Format 1.2.0, and the package's version."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation.keys() >= {"cff-version", "message", "title", "authors"}
     assert citation.keys() <= {
-        *("cff-version", "message", "title", "authors", "type", "abstract", "license", "keywords")
+        *("cff-version", "message", "title", "authors", "type", "abstract", "version", "license", "keywords")
     }
+    assert citation["version"] == distgan.__version__
     assert citation["cff-version"] == "1.2.0"
     assert citation["type"] in ("software", "dataset")
     assert citation["authors"]
@@ -196,7 +198,7 @@ def test_hooks_before_a_commit_are_a_part_of_lint() -> None:
         assert hook["language"] == "system"
 
 
-def test_templates_ask_what_doctor_prints() -> None:
+def test_issue_templates_request_what_doctor_prints() -> None:
     templates = ROOT / ".github"
     assert "`distgan doctor --json`" in (templates / "pull_request_template.md").read_text()
     for path in (templates / "ISSUE_TEMPLATE").glob("*.yml"):

@@ -1,12 +1,14 @@
 """House rules that no linter checks: names of modules, their length and what train.py may define.
 
-The order of the wings, and that only distributed/ imports Accelerate, are import-linter's contracts in pyproject.toml.
+Import-linter, in pyproject.toml, has the order of the packages, and that only distributed/ imports Accelerate.
 """
 
 import ast
+import importlib
 import re
 import sys
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 
 from helpers.runs import ROOT
 from helpers.without_posix import MODULES as POSIX_MODULES
@@ -31,7 +33,7 @@ def test_no_module_hides_a_library() -> None:
     libraries = set(sys.stdlib_module_names) | set(packages_distributions())
     libraries |= {"deepspeed", "evaluate", "datasets", "tensorboard", "accelerate"}
     ours = {path.stem for path in PACKAGE.glob("*.py")} | {path.name for path in PACKAGE.iterdir() if path.is_dir()}
-    # `distributed` is dask's name, which no library that we use imports unless dask is asked for.
+    # `distributed` is dask's name, which no library that we use imports unless dask is requested.
     assert not (ours - {"__init__", "__main__", "__pycache__", "distributed"}) & (libraries - {"distgan"})
 
 
@@ -40,6 +42,19 @@ def test_modules_keep_their_budget() -> None:
     for path in FILES:
         lines = len(path.read_text().splitlines())
         assert lines <= (120 if path == PACKAGE / "train.py" else 400), f"{path}: {lines} lines"
+
+
+def test_what_tests_and_benchmarks_import_exists() -> None:
+    """Also within a function that runs only on a GPU or a cluster, where a rename would go unnoticed."""
+    missing = []
+    for path in (path for folder in ("tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "distgan":
+                module = importlib.import_module(str(node.module))
+                names = [name.name for name in node.names if not hasattr(module, name.name)]
+                is_package = hasattr(module, "__path__")  # whose modules need not be imported yet
+                missing += [(path, name) for name in names if not is_package or not find_spec(f"{node.module}.{name}")]
+    assert not missing
 
 
 def test_train_defines_nothing_but_the_loop() -> None:
@@ -55,7 +70,7 @@ def test_imports_are_absolute() -> None:
 
 
 def test_homes_are_found_by_one_function() -> None:
-    """By `user_path`, which refuses the home of nobody."""
+    """By `user_path`, which rejects the home of nobody."""
     for path in FILES:
         assert path.name == "paths.py" or ".expanduser(" not in path.read_text(), path
 

@@ -108,8 +108,6 @@ class EngineBuilder:
         self._step_s: dict[str, float] = {}
         self._parities: dict[str, Parity] = {}
 
-    # -- steps ----------------------------------------------------------------------------------------
-
     def advance(self, limit: int) -> tuple[Tensor, int]:
         if self.batches.step != self.gan.step:
             self.batches.seek(self.gan.step)
@@ -119,8 +117,6 @@ class EngineBuilder:
     def advance_eagerly(self, limit: int) -> tuple[Tensor, int]:
         with uncompiled(self.gan):
             return self.advance(limit)
-
-    # -- results --------------------------------------------------------------------------------------
 
     def eager_engine(self, why: str, *, is_fallback: bool = False) -> Engine:
         return Engine(self._selection("eager", why, is_fallback), self.advance, self.advance)
@@ -133,8 +129,6 @@ class EngineBuilder:
     def _selection(self, name: str, why: str, is_fallback: bool) -> EngineSelection:
         requested, parity = self.config.run.engine, self._parities.get(name)
         return EngineSelection(requested, name, why, is_fallback, self._start_s, self._step_s, parity)
-
-    # -- attempts: they succeed on all ranks, or raise on all -----------------------------------------
 
     def unsupported_reason(self) -> str | None:
         """Return why only the eager engine can run this training; None if others can."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from distgan.training.engines.compiling import uncompile
 from distgan.training.engines.engine import Engine, EngineBuilder
 from distgan.training.engines.graphs import Graphs
-from distgan.training.engines.selection import FIRST_BLOCK_S, EngineUnavailable, compiling_pays
+from distgan.training.engines.selection import FIRST_BLOCK_S, EngineUnavailable, estimate_compile_gain
 from distgan.training.losses import penalty_weight
 
 
@@ -93,11 +93,11 @@ def _compile_if_faster(builder: EngineBuilder, plain: Graphs, plain_s: float, wh
 
     if penalty_weight(builder.config.optim, builder.gan.loss):
         return keep_plain("the penalty needs a second derivative, which torch.compile lacks")
-    pays, estimate = compiling_pays(builder.steps_left, plain_s, FIRST_BLOCK_S)
+    pays, estimate = estimate_compile_gain(builder.steps_left, plain_s, FIRST_BLOCK_S)
     if not pays:
         return keep_plain(estimate)
     try:
-        pays, estimate = compiling_pays(builder.steps_left, plain_s, builder.compile_smallest())
+        pays, estimate = estimate_compile_gain(builder.steps_left, plain_s, builder.compile_smallest())
         if not pays:
             return keep_plain(f"{estimate}, estimated from its smallest block")
         builder.compile()

@@ -60,7 +60,7 @@ def _sentence(name: str, why: str) -> str:
     return f"engine {name}: {why}"
 
 
-def compiling_pays(steps_left: int, step_s: float, compile_s: float) -> tuple[bool, str]:
+def estimate_compile_gain(steps_left: int, step_s: float, compile_s: float) -> tuple[bool, str]:
     """Return whether compiling is expected to save more time than it takes, and the estimate as text.
 
     It saves COMPILED_GAIN of `steps_left` steps of `step_s` seconds. `compile_s`: the time still to spend,

@@ -13,7 +13,7 @@ _kept: list[torch.Tensor] = []
 
 
 def item() -> None:
-    """The host asks for a number."""
+    """The host reads a number."""
     torch.ones((), device="cuda").item()
 
 
@@ -23,7 +23,7 @@ def pageable() -> None:
 
 
 def allocation() -> None:
-    """Memory that is not given back, large enough for a cudaMalloc of its own."""
+    """Memory that is not given back, large enough for its own cudaMalloc."""
     _kept.append(torch.empty(16 << 20, dtype=torch.uint8, device="cuda"))
 
 

@@ -38,8 +38,8 @@ def _after_torch(torch: ModuleType) -> None:
         value = from_host(self)  # which waits for the device
         return value or self.is_cuda
 
-    # Every number on the device is read as 0, so what asks whether one is good (a rate, the norm of the weights) is
-    # told that it is.
+    # Every number on the device is read as 0, so what checks one (a rate, the norm of the weights)
+    # finds it good.
     from_host = torch.Tensor.__bool__
     torch.Tensor.__bool__ = is_true
 
@@ -50,7 +50,7 @@ def _after_check(check: ModuleType) -> None:
 
 
 def _after_gan(gan: ModuleType) -> None:
-    """All ranks have the same weights: it asks whether some differ, and would be told yes."""
+    """All ranks have the same weights: the check would find that some differ."""
     gan.check_ranks_equal = lambda *_: None
 
 

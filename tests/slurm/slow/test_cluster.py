@@ -39,7 +39,7 @@ def test_two_nodes_preempted_give_the_bits_of_two_processes(slurm: Cluster, tmp_
     training = ("--model", "cgan", *TRAINING, "--epochs", 1)
     job = slurm.submit("--nodes=2", "--partition=grace", script("cgan"), *training[2:])
     job.await_log("step 5/")
-    slurm.preempt()  # USR1 at once, as the cluster is told to send a job's own signal, and 30 s for it
+    slurm.preempt()  # USR1 at once, as the cluster is configured to send a job's own signal, and 30 s for it
     assert job.end(240) == "COMPLETED", job.log()
     assert job.restarts == 1
     assert_resumed_where_it_stopped(job, 1)
@@ -244,7 +244,7 @@ def test_in_a_container_after_a_setup_of_others(slurm: Cluster, tmp_path: Path) 
     site = {"DISTGAN_SETUP": str(setup), "DISTGAN_VENV": "/no/where", "DISTGAN_CONTAINER": container}
     job = slurm.submit("--nodes=2", script("cgan"), *TRAINING, "--epochs", 2, **site)
     job.await_log("of the site")
-    job.signal("USR1")  # told to make way before it has begun
+    job.signal("USR1")  # preempted before it has begun
     job.await_log("#0] requeue: stopped, no checkpoint yet", 30)
     job.await_log("step 5/")
     setup.rename(tmp_path / "gone.sh")  # as on a machine that has a folder less than the others

@@ -15,16 +15,16 @@ from distgan.benchmark import convergence_statistics, results
 from distgan.benchmark import trial as arms
 from distgan.benchmark.convergence_results import ConvergenceResults, TrialResult
 from distgan.benchmark.convergence_statistics import (
-    compared,
-    more_processes,
+    compare_presets,
+    compare_processes,
     p_value,
+    run_times,
     summarise,
     summarise_times,
-    times,
 )
 from distgan.benchmark.measurement import Engine
 from distgan.benchmark.options import ConvergenceConfig
-from distgan.benchmark.plots import over_runs, plot_convergence
+from distgan.benchmark.plots import percentiles_over_runs, plot_convergence
 from distgan.benchmark.tables import print_convergence
 from distgan.cli import run_command
 from distgan.data.base import Dataset
@@ -52,7 +52,7 @@ PLACEBO = [1, 1, 2, 2, 3, 4, 4, 5, 5, 8, 8, 8, 8, 11, 11, 12, 12, 15, 17, 22, 23
 @pytest.mark.filterwarnings("error")
 def test_medians_and_the_test_are_those_of_a_published_study() -> None:
     """As R's survfit (conf.type = "log-log") and survdiff have them: 23 (13 to NA), 8 (4 to 11), chi-square 16.8."""
-    treated, placebo = (times(cells("a", *weeks), "epochs") for weeks in (TREATED, PLACEBO))
+    treated, placebo = (run_times(cells("a", *weeks), "epochs") for weeks in (TREATED, PLACEBO))
     assert treated is not None
     assert placebo is not None
     assert summarise_times(treated).model_dump() == {
@@ -71,7 +71,7 @@ def test_medians_and_the_test_are_those_of_a_published_study() -> None:
 @pytest.mark.filterwarnings("error")
 def test_the_test_on_few_runs_is_exact() -> None:
     """With 4 against 4 apart, 2 of the 70 ways to share them out are as extreme, 1 on one side."""
-    low, high = (times(cells("a", *epochs), "epochs") for epochs in ((1, 2, 3, 4), (5, 6, -9, -9)))
+    low, high = (run_times(cells("a", *epochs), "epochs") for epochs in ((1, 2, 3, 4), (5, 6, -9, -9)))
     assert low is not None
     assert high is not None
     assert p_value(low, high, "two-sided") == pytest.approx(2 / 70)
@@ -82,7 +82,7 @@ def test_the_test_on_few_runs_is_exact() -> None:
 
 def test_few_runs_and_runs_that_never_converged() -> None:
     def summary(*epochs: float, **changes: Any) -> dict[str, Any]:
-        found = times(cells("a", *epochs, **changes), "epochs")
+        found = run_times(cells("a", *epochs, **changes), "epochs")
         assert found is not None
         return summarise_times(found).model_dump()
 
@@ -93,9 +93,9 @@ def test_few_runs_and_runs_that_never_converged() -> None:
     # A run that diverged never gets there; one that was given up early might have.
     assert summary(2, 3, -1)["median"] == 2
     assert summary(2, 3, -1, outcome="diverged")["median"] == 3
-    one, other = times(cells("a", 1, 2), "epochs"), times(cells("a", 1), "epochs")
+    one, other = run_times(cells("a", 1, 2), "epochs"), run_times(cells("a", 1), "epochs")
     assert p_value(one, other, "two-sided") is None  # type: ignore[arg-type]
-    never = times(cells("a", -1, -2), "epochs")
+    never = run_times(cells("a", -1, -2), "epochs")
     assert p_value(never, never, "two-sided") == 1  # type: ignore[arg-type]
 
 
@@ -120,27 +120,27 @@ def test_a_time_that_nobody_knows_is_left_out() -> None:
 
 def test_two_presets_in_words() -> None:
     found = cells("slow", 5, 6, 7, -9) + cells("quick", 1, 2, 3, 4)
-    words = [test.words for test in compared(found, "slow", "quick")]
+    words = [test.words for test in compare_presets(found, "slow", "quick")]
     assert words[0] == "quick needs fewer epochs than slow (p = 0.029)"
     assert words[1] == "quick needs fewer seconds of training than slow (p = 0.029)"
-    assert compared(found, "quick", "slow")[0].words == words[0]
-    assert compared(found, "quick", "slow")[0].ratio == pytest.approx(6 / 2)
-    alike = compared(cells("a", 1, 3, 5) + cells("b", 2, 3, 4), "a", "b")
+    assert compare_presets(found, "quick", "slow")[0].words == words[0]
+    assert compare_presets(found, "quick", "slow")[0].ratio == pytest.approx(6 / 2)
+    alike = compare_presets(cells("a", 1, 3, 5) + cells("b", 2, 3, 4), "a", "b")
     assert alike[0].words == "no significant difference (p = 0.9)"
-    assert not compared(cells("a", 1, 2), "a", "b")
+    assert not compare_presets(cells("a", 1, 2), "a", "b")
 
 
 def test_more_processes_are_tested_on_one_side() -> None:
     one, many = cells("p", 1, 2, 3, 4), cells("p on 2 processes", 5, 6, 7, 8)
-    (found,) = more_processes(one + many, "p", "p on 2 processes")
+    (found,) = compare_processes(one + many, "p", "p on 2 processes")
     assert found.words == "p on 2 processes needs more epochs than on 1 (p = 0.014)"
-    (fewer,) = more_processes(one + many, "p on 2 processes", "p")
+    (fewer,) = compare_processes(one + many, "p on 2 processes", "p")
     assert fewer.p == 1
-    assert not more_processes(one, "p", "p on 2 processes")
+    assert not compare_processes(one, "p", "p on 2 processes")
 
 
 def test_a_run_that_has_ended_counts_with_its_last_number() -> None:
-    grid, (low, middle, high) = over_runs([([1.0, 2.0], [10.0, 4.0]), ([1.0, 3.0], [10.0, 0.0])])
+    grid, (low, middle, high) = percentiles_over_runs([([1.0, 2.0], [10.0, 4.0]), ([1.0, 3.0], [10.0, 0.0])])
     assert (grid[0], grid[-1]) == (1, 3)
     assert (middle[0], middle[-1]) == (10, 2)
     assert (low[-1], high[-1]) == (pytest.approx(0.4), pytest.approx(3.6))
@@ -150,7 +150,7 @@ def test_gpus_are_dealt_to_runs(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(arms, "count_gpus", lambda: 4)
 
     def dealt(**settings: Any) -> list[str]:
-        return [each["CUDA_VISIBLE_DEVICES"] for each in arms.slots(ConvergenceConfig(**settings), is_cuda=True)]
+        return [each["CUDA_VISIBLE_DEVICES"] for each in arms.assign_gpus(ConvergenceConfig(**settings), is_cuda=True)]
 
     assert dealt() == ["0", "1", "2", "3"]
     assert dealt(processes=2) == ["0,1", "2,3"]
@@ -161,12 +161,12 @@ def test_gpus_are_dealt_to_runs(monkeypatch: MonkeyPatch) -> None:
     for key in ("processes", "jobs"):
         with expect_user_error(f"--{key}: ... (5) ... 4", code="unavailable"):
             dealt(**{key: 5})
-    assert arms.slots(ConvergenceConfig(), is_cuda=False) == [{}]
-    assert len(arms.slots(ConvergenceConfig(jobs=3), is_cuda=False)) == 3
+    assert arms.assign_gpus(ConvergenceConfig(), is_cuda=False) == [{}]
+    assert len(arms.assign_gpus(ConvergenceConfig(jobs=3), is_cuda=False)) == 3
 
 
 def test_the_contents_of_a_users_file_are_a_part_of_a_study(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
-    """Its place is not: a study may go on elsewhere, but not with other networks or another loss."""
+    """Its place is not: a study may continue elsewhere, but not with other networks or another loss."""
     images = torch.zeros(1000, 28, 28, dtype=torch.uint8)
     monkeypatch.setattr(arms, "_load", lambda config: Dataset("digits", images, torch.arange(1000) % 10, "nowhere"))
     protocol = Protocol(num=100, evaluations_per_epoch=4, hold=1)
@@ -178,7 +178,7 @@ def test_the_contents_of_a_users_file_are_a_part_of_a_study(tmp_path: Path, monk
         toml.write_text("[model]\nname = 'cgan'\nnetworks = 'my_gan.py'\n[data]\nname = 'digits'\n")
         config = ConvergenceConfig(preset=str(toml))
         with none_loaded():
-            (arm,) = arms.arms(config, protocol, Path("targets.toml"), 1, is_cuda=False)
+            (arm,) = arms.build_arms(config, protocol, Path("targets.toml"), 1, is_cuda=False)
         assert arm.words[:2] == ["--config", str(toml)]
         return arm.facts().model_dump()
 

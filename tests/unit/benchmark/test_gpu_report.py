@@ -110,9 +110,9 @@ def cell(
     report: Report, number: int, name: str, epoch_s: float, *, engine: dict[str, Any] | None = None, **more: Any
 ) -> None:
     """Add a cell to the results of a bench. Those of one epoch of 100 images."""
-    model, asked, precision, size, _ = name.split("/")
-    ran = engine or {"asked": asked, "name": asked, "why": "as requested"}
-    settings = {"id": name, "model": model, "preset": model, "engine": asked, "precision": precision, "mfu": None,
+    model, requested, precision, size, _ = name.split("/")
+    ran = engine or {"asked": requested, "name": requested, "why": "as requested"}
+    settings = {"id": name, "model": model, "preset": model, "engine": requested, "precision": precision, "mfu": None,
                 "batch_size": int(size), "epoch_images": 100} | more  # fmt: skip
     run = a_round(epoch_s, images=100, engine=ran)
     made = measured(**{"runs": [run]} | settings)

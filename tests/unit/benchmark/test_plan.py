@@ -11,10 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from distgan.benchmark import plan, plots, results, tables
-from distgan.benchmark.interconnects import FABRICS, measured_ring, nccl
+from distgan.benchmark.interconnects import FABRICS, nccl_model, ring_model
 from distgan.benchmark.measurement import Measurement
 from distgan.benchmark.options import PlanConfig
-from distgan.benchmark.plan import Model, fit, ladder, larger_worlds, leave_one_out, run
+from distgan.benchmark.plan import Model, fit, leave_one_out, list_world_shapes, predict_larger_worlds, run
 from distgan.benchmark.results import PlanResults, SpeedResults
 
 A_S, B_S = 2e-3, 1e-4
@@ -67,13 +67,13 @@ def test_what_was_held_out_was_not_fitted_on_and_its_error_has_its_sign() -> Non
 def test_several_processes_are_held_out(tmp_path: Path) -> None:
     found = results.read(scaling(tmp_path), SpeedResults)
     model = Model(A_S, B_S)
-    (exact,) = larger_worlds(model, found.facts, found.cells, 0.0)
+    (exact,) = predict_larger_worlds(model, found.facts, found.cells, 0.0)
     assert exact.error_percent == pytest.approx(0)
     # An overlap hides no more of a message than there is of it: 1 ms of D's and 2 of G's.
-    (hidden,) = larger_worlds(model, found.facts, found.cells, 2e-3)
+    (hidden,) = predict_larger_worlds(model, found.facts, found.cells, 2e-3)
     assert exact.predicted_step_s - hidden.predicted_step_s == pytest.approx(3e-3)
     shared = found.facts.model_copy(update={"threads": 2})
-    assert not larger_worlds(model, shared, found.cells, 0.0), "more threads than cores is another machine"
+    assert not predict_larger_worlds(model, shared, found.cells, 0.0), "more threads than cores is another machine"
 
 
 def test_known_predictions(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_known_predictions(tmp_path: Path) -> None:
     assert list(rows) == [(mode, size) for mode in ("weak", "strong") for size in (1, 2, 4, 8)]
     assert rows["weak", 1]["predicted_step_s"] == pytest.approx(A_S + B_S * 64)
     assert rows["weak", 1]["predicted_efficiency"] == rows["strong", 1]["predicted_efficiency"] == 1
-    last, ib = rows["strong", 8], nccl("ib")
+    last, ib = rows["strong", 8], nccl_model("ib")
     sent = sum(ib(size, 2, 4) for sizes in list(MESSAGES.values())[1:] for size in sizes)
     assert last["predicted_step_s"] == pytest.approx(A_S + B_S * 32 + sent)
     assert last["predicted_s_per_epoch"] == pytest.approx(60_000 / 256 * last["predicted_step_s"])
@@ -136,30 +136,30 @@ def test_a_narrow_screen_cuts_nothing(tmp_path: Path, monkeypatch: MonkeyPatch, 
 def test_nccl_costs_what_its_constants_say() -> None:
     """A ring of two GPUs by hand; and that more machines, more bytes and a slower fabric never cost less."""
     # LL of one number: 6.6 microseconds, and 2 (W - 1) hops of 1 on PCIe.
-    assert nccl("pcie")(4, 1, 2) == pytest.approx(8.6e-6, rel=1e-3)
+    assert nccl_model("pcie")(4, 1, 2) == pytest.approx(8.6e-6, rel=1e-3)
     # Simple of 1 GB: 8.4 + 2 * 5.7, and 2 (W - 1) / W of the bytes at 20 GB/s.
-    assert nccl("pcie")(10**9, 1, 2) == pytest.approx(19.8e-6 + 0.05, rel=1e-3)
+    assert nccl_model("pcie")(10**9, 1, 2) == pytest.approx(19.8e-6 + 0.05, rel=1e-3)
     for name in FABRICS:
-        assert nccl(name)(10**6, 1, 1) == 0
-        assert nccl(name)(10**6, 1, 8) < nccl(name)(10**8, 1, 8)
+        assert nccl_model(name)(10**6, 1, 1) == 0
+        assert nccl_model(name)(10**6, 1, 8) < nccl_model(name)(10**8, 1, 8)
     for name in ("ib", "ethernet"):
-        costs = [nccl(name)(10**7, nodes, 8) for nodes in (1, 2, 4, 16)]
+        costs = [nccl_model(name)(10**7, nodes, 8) for nodes in (1, 2, 4, 16)]
         assert costs == sorted(costs)
-    assert nccl("nvlink")(10**7, 1, 8) < nccl("pcie")(10**7, 1, 8)
-    assert nccl("ib")(10**7, 2, 8) < nccl("ethernet")(10**7, 2, 8)
+    assert nccl_model("nvlink")(10**7, 1, 8) < nccl_model("pcie")(10**7, 1, 8)
+    assert nccl_model("ib")(10**7, 2, 8) < nccl_model("ethernet")(10**7, 2, 8)
 
 
 def test_a_measured_ring_gives_back_what_was_measured() -> None:
-    ring = measured_ring(4, 6e-4, 10**6, 3e-3, "ethernet")
+    ring = ring_model(4, 6e-4, 10**6, 3e-3, "ethernet")
     assert ring(0, 1, 4) == pytest.approx(6e-4)
     assert ring(10**6, 1, 4) == pytest.approx(3e-3)
     assert ring(10**6, 2, 4) > ring(10**6, 1, 4)
     assert ring(10**6, 1, 1) == 0
 
 
-def test_the_ladder_ends_where_it_was_asked_to() -> None:
-    assert ladder(3, 6) == [(1, 1), (1, 2), (1, 4), (1, 6), (2, 6), (3, 6)]
-    assert ladder(1, 1) == [(1, 1)]
+def test_world_shapes_end_at_the_requested_numbers() -> None:
+    assert list_world_shapes(3, 6) == [(1, 1), (1, 2), (1, 4), (1, 6), (2, 6), (3, 6)]
+    assert list_world_shapes(1, 1) == [(1, 1)]
 
 
 @pytest.mark.parametrize(

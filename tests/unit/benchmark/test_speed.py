@@ -15,8 +15,15 @@ from helpers.own_networks import LOSS, none_loaded, write_pair
 from helpers.runs import ON_CPU, ROOT, Capture, MonkeyPatch, expect_user_error, fits
 
 from distgan.benchmark import configurations, flops, results, speed, worker
-from distgan.benchmark.compare import ratio
-from distgan.benchmark.configurations import Point, count_images, points, scaling_cells, throughput_cells, world_sizes
+from distgan.benchmark.compare import bootstrap_ratio
+from distgan.benchmark.configurations import (
+    Point,
+    count_images,
+    list_points,
+    scaling_cells,
+    throughput_cells,
+    world_sizes,
+)
 from distgan.benchmark.measurement import RunSpec, Spread, TimedRun, TimingSettings
 from distgan.benchmark.options import ScalingConfig, ThroughputConfig
 from distgan.benchmark.peers import common
@@ -24,7 +31,7 @@ from distgan.benchmark.results import SpeedResults
 from distgan.benchmark.tables import print_speeds
 from distgan.benchmark.worker import message_sizes, time_on_ranks
 from distgan.cli import run_command
-from distgan.config.presets import training_of
+from distgan.config.presets import parse_training
 from distgan.config.registry import LOSSES
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime
@@ -107,7 +114,7 @@ def test_any_preset_and_file_is_a_cell_that_trains_as_it_does(tmp_path: Path) ->
         "cgan-fast/auto/fp32/128/alternating", "vanilla/auto/fp32/256/alternating",
         "mine/auto/fp32/64/alternating-fresh",
     ]  # fmt: skip
-    own = training_of(["--preset", "cgan-fast", "--data", "mnist", "--precision", "fp32", "--device", "cpu"])[0]
+    own = parse_training(["--preset", "cgan-fast", "--data", "mnist", "--precision", "fp32", "--device", "cpu"])[0]
     assert Config.model_validate(cells[0].training) == own
     # An axis of the matrix replaces the preset's own.
     more: dict[str, Any] = {"precisions": ["fp32"], "data": "digits"}
@@ -160,14 +167,14 @@ def test_a_files_loss_is_measured_as_it_is_trained_by_plain_loops_too(tmp_path: 
 
 
 def test_each_point_of_scaling_is_measured_once_and_trains_as_its_preset_does() -> None:
-    assert points(tiny(widths=[0.1, 0.2]), [1, 2], 0.1) == {
+    assert list_points(tiny(widths=[0.1, 0.2]), [1, 2], 0.1) == {
         Point(1, 32, 0.1): ["strong", "batch_size", "width"],
         Point(1, 16, 0.1): ["weak", "batch_size"],
         Point(2, 32, 0.1): ["strong", "weak"],
         Point(1, 64, 0.1): ["batch_size"],
         Point(1, 32, 0.2): ["width"],
     }
-    training = training_of(["--preset", "cgan-fast"])[0]
+    training = parse_training(["--preset", "cgan-fast"])[0]
     made = scaling_cells(ScalingConfig(preset="cgan-fast", width=0.5, processes=[2], batch_size=64), CPU)[0]
     config = Config.model_validate(made.training)
     assert config.optim == training.optim
@@ -208,7 +215,7 @@ def test_presets_are_repeated_or_joined_and_precisions_are_what_the_device_has(m
         assert [cell.precision for cell in cells] == expected
 
 
-def test_an_engine_chooses_for_the_whole_run_or_for_what_is_measured(monkeypatch: MonkeyPatch) -> None:
+def test_an_engine_chooses_for_the_full_run_or_for_what_is_measured(monkeypatch: MonkeyPatch) -> None:
     totals = []
     build = session.build_engine
     monkeypatch.setattr(session, "build_engine", lambda *args: totals.append(args[4]) or build(*args))
@@ -226,7 +233,7 @@ def test_more_processes_than_there_is_room_for(monkeypatch: MonkeyPatch) -> None
     assert world_sizes(None, torch.device("cuda")) == [1, 2]
     assert world_sizes([2, 1, 2], CPU) == [1, 2]
     with pytest.raises(UserError, match="--batch-size: too few"):
-        points(tiny(batch_size=2), [1, 4], 0.1)
+        list_points(tiny(batch_size=2), [1, 4], 0.1)
 
 
 @pytest.mark.parametrize("command", ["throughput", "scaling"])
@@ -495,14 +502,14 @@ def test_an_interval_holds_the_ratio() -> None:
     draw, inside = np.random.default_rng(5), 0
     for _ in range(100):
         a, b = (draw.normal(mean, 0.01, (1, 40)).tolist() for mean in (1.0, 1.02))
-        found = ratio(a, b, draw, 300)
+        found = bootstrap_ratio(a, b, draw, 300)
         inside += found.low <= 1.02 <= found.high
     assert 88 <= inside <= 100
 
 
 def test_an_interval_knows_that_rounds_differ() -> None:
     """Repeats of one round are alike: two rounds with a factor of 2 between them are two numbers, not ten."""
-    found = ratio([[1.0] * 5, [2.0] * 5], [[1.0] * 5] * 2, np.random.default_rng(0), 500)
+    found = bootstrap_ratio([[1.0] * 5, [2.0] * 5], [[1.0] * 5] * 2, np.random.default_rng(0), 500)
     assert (found.low, found.ratio, found.high) == (0.5, pytest.approx(1 / 1.5), 1.0)
 
 

@@ -13,9 +13,9 @@ from helpers.runs import Capture, MonkeyPatch, Run, assert_user_error, checkpoin
 from helpers.small_runs import make_cheap
 
 from distgan.checkpoint.format import read_checkpoint
-from distgan.checkpoint.initial import describe_differences, read_initial, start_from
+from distgan.checkpoint.initial import describe_differences, load_initial, read_initial
 from distgan.config.image_spec import MNIST_SPEC, ImageSpec
-from distgan.config.presets import training_of
+from distgan.config.presets import parse_training
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.runtime import Runtime
 from distgan.train import train
@@ -100,7 +100,7 @@ def test_what_depends_on_the_number_of_classes_is_new_and_named(begin: Any, capf
             assert torch.equal(value, (plain if key in new else theirs)[key]), key
 
 
-def test_classes_of_other_names_are_told(begin: Any, capfd: Capture) -> None:
+def test_classes_of_other_names_are_reported(begin: Any, capfd: Capture) -> None:
     source = begin("source", with_classes(7))
     capfd.readouterr()
     other = COLOUR.model_copy(update={"class_names": ["0", "1", "cat", "3", "4", "5", "6"]})
@@ -128,7 +128,7 @@ def test_clusters_are_those_of_the_new_images(begin: Any) -> None:
         (DCGAN, DCGAN, with_classes(7, MNIST_SPEC), ("main.0.weight", "images are 3 x 32 x 32, here 1 x 28 x 28")),
     ],
 )  # fmt: skip
-def test_weights_of_another_form_are_refused(
+def test_weights_of_another_form_are_rejected(
     begin: Any, before: dict[str, Any], now: dict[str, Any], images: ImageSpec, fragments: tuple[str, ...]
 ) -> None:
     source = begin("source", COLOUR, **before)
@@ -140,14 +140,14 @@ def test_networks_of_files_that_differ_are_named() -> None:
     mine = ModelConfig(name="cgan", networks="/lab/my_gan.py", args={"width": 9})
     other = ModelConfig(name="cgan", family="dcgan")
     assert describe_differences(mine, mine) == ""
-    told = describe_differences(mine, other)
-    assert "networks are my_gan.py, here dcgan" in told
-    assert "--model-arg are {'width': 9}, here {}" in told
-    assert "None" not in told
-    told = describe_differences(*(mine.model_copy(update={"networks_sha256": each}) for each in ("a1", "b2")))
-    assert told == "; its networks are my_gan.py of a1, here my_gan.py of b2"
-    told = describe_differences(mine, mine.model_copy(update={"args": {"width": 12}}))
-    assert told == "; its --model-arg are {'width': 9}, here {'width': 12}"
+    reported = describe_differences(mine, other)
+    assert "networks are my_gan.py, here dcgan" in reported
+    assert "--model-arg are {'width': 9}, here {}" in reported
+    assert "None" not in reported
+    reported = describe_differences(*(mine.model_copy(update={"networks_sha256": each}) for each in ("a1", "b2")))
+    assert reported == "; its networks are my_gan.py of a1, here my_gan.py of b2"
+    reported = describe_differences(mine, mine.model_copy(update={"args": {"width": 12}}))
+    assert reported == "; its --model-arg are {'width': 9}, here {'width': 12}"
 
 
 @pytest.mark.parametrize("place", ["", "weights", "checkpoints/latest", "checkpoints/step-00000002"])
@@ -172,7 +172,7 @@ def test_a_run_that_went_on_gives_its_newest_weights(begin: Any) -> None:
     assert read_initial(str(source)).step == 3
 
 
-def test_what_holds_no_weights_of_both_networks_is_refused(begin: Any, tmp_path: Path) -> None:
+def test_what_holds_no_weights_of_both_networks_is_rejected(begin: Any, tmp_path: Path) -> None:
     source = begin("source")
     with expect_user_error("--init-from: ", "nowhere", code="no-weights"):
         read_initial(str(tmp_path / "nowhere"))
@@ -188,14 +188,14 @@ def test_what_holds_no_weights_of_both_networks_is_refused(begin: Any, tmp_path:
         read_initial("~nobody-of-this-name/run")
 
 
-def test_non_finite_weights_are_refused(begin: Any) -> None:
+def test_non_finite_weights_are_rejected(begin: Any) -> None:
     source = begin("source")
     found = read_initial(str(source))
     found.tensors["discriminator.read_out.bias"][0] = torch.nan
-    config = training_of(["--preset", "cgan-quick", "--family", "dcgan", "--width", "0.05", "--device", "cpu"])[0]
+    config = parse_training(["--preset", "cgan-quick", "--family", "dcgan", "--width", "0.05", "--device", "cpu"])[0]
     built = Session(config, Runtime(config), dataset=noise_images(300))
     with expect_user_error("--init-from: ", "read_out.bias", code="non-finite-values"):
-        start_from(built.gan, found, built.config.model)
+        load_initial(built.gan, found, built.config.model)
 
 
 def test_it_is_recorded_and_no_conflict_on_resume(begin: Any, tmp_path: Path, capfd: Capture) -> None:
@@ -235,7 +235,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_so_again(begin
     for path in new.iterdir():
         if path.name != "config.json":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    config, _ = training_of(["--out", str(new)])
+    config, _ = parse_training(["--out", str(new)])
     assert config.run.init_from == str(source)
 
 

@@ -30,7 +30,7 @@ def fail_with(number: int) -> Callable[..., None]:
     return fail
 
 
-def refuse_to_open(ending: str) -> Callable[..., int]:
+def fail_to_open(ending: str) -> Callable[..., int]:
     opened = os.open
 
     def fail(path: object, *arguments: object) -> int:
@@ -150,7 +150,7 @@ def test_nothing_is_removed_while_the_best_can_not_be_read(tmp_path: Path, monke
         at(made, step)
         made.log.last = type("Record", (), {"_asdict": lambda self, step=step: {"g_loss": float(step)}})()
         if step == 4:
-            monkeypatch.setattr(os, "open", refuse_to_open("step-00000001/state.json"))
+            monkeypatch.setattr(os, "open", fail_to_open("step-00000001/state.json"))
         made.save(wait=True)
     assert checkpoint_names(tmp_path) == [f"step-{step:08}" for step in (4, 3, 2, 1)]
     (warning,) = made.write_errors.warnings()
@@ -162,7 +162,7 @@ def test_nothing_is_removed_while_the_best_can_not_be_read(tmp_path: Path, monke
 def test_a_disk_that_can_not_sync_folders_takes_checkpoints(
     tmp_path: Path, monkeypatch: MonkeyPatch, number: int
 ) -> None:
-    """As FUSE, 9p and the shared folders of virtual machines; some refuse chmod too."""
+    """As FUSE, 9p and the shared folders of virtual machines; some reject chmod too."""
     sync = os.fsync
     monkeypatch.setattr(
         os, "fsync", lambda handle: fail_with(number)() if stat.S_ISDIR(os.fstat(handle).st_mode) else sync(handle)

@@ -28,7 +28,7 @@ from distgan.utils.files import read_metrics
 
 
 @pytest.mark.parametrize("text", ["[]", '{"run": 5}', "{", '{"model": {"wdth": 1}}'])
-def test_resume_refuses_a_damaged_config(distgan: Run, tmp_path: Path, text: str) -> None:
+def test_resume_rejects_a_damaged_config(distgan: Run, tmp_path: Path, text: str) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(text)
     assert_user_error(distgan("train", *quick("run")), "run/config.json")
@@ -185,7 +185,7 @@ def test_a_run_may_have_a_name_that_is_not_utf8(
 
 @pytest.fixture
 def copied(run: Path, tmp_path: Path) -> Path:
-    """A copy whose `latest` and `best` are folders, of step 2, that an older version went on with to step 3."""
+    """A copy whose `latest` and `best` are folders, of step 2, that an older version continued to step 3."""
     copy = Path(shutil.copytree(run, tmp_path / "copied"))
     train_steps(run, 3)
     shutil.copytree(run / "checkpoints" / "step-00000003", copy / "checkpoints" / "step-00000003")
@@ -352,7 +352,7 @@ def test_samples_stand_at_their_step_in_tensorboard(tmp_path: Path, monkeypatch:
 
 
 def test_weights_older_than_the_newest_checkpoint_are_not_drawn_from(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
-    """As a run that went on and was killed has them."""
+    """As a run that was resumed and killed has them."""
     make_cheap(monkeypatch)
     run = tmp_path / "run"
     train_small(run, max_steps=2)

@@ -1,4 +1,4 @@
-"""Presets and flags: what they resolve to, and what a mistake is told."""
+"""Presets and flags: what they resolve to, and the message of each mistake."""
 
 import argparse
 import json
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from distgan.config.command_settings import SampleConfig
 from distgan.config.fields import allowed
-from distgan.config.flags import Parser, add_flags, flags_of, from_flags, read_file
-from distgan.config.presets import config_folder, config_of_run, preset_path, training_of
+from distgan.config.flags import Parser, add_flags, from_flags, list_flags, read_file
+from distgan.config.presets import config_folder, parse_training, preset_path, read_run_config
 from distgan.config.registry import DATASETS
 from distgan.config.schema import Config
 from distgan.errors import UserError
@@ -36,12 +36,12 @@ def toml(folder: Path, text: str) -> dict[str, object]:
 
 
 def test_flag_names_are_unique_and_promised() -> None:
-    names = [flag.name for flag in flags_of(Config)]
+    names = [flag.name for flag in list_flags(Config)]
     assert len(names) == len(set(names))
     promised = "model data data-dir out epochs batch-size seed precision order max-steps"
     assert {f"--{name}" for name in promised.split()} <= set(names)
     promised = "out num classes seed interpolate ema"
-    assert {f"--{name}" for name in promised.split()} <= {flag.name for flag in flags_of(SampleConfig)}
+    assert {f"--{name}" for name in promised.split()} <= {flag.name for flag in list_flags(SampleConfig)}
 
 
 @pytest.mark.parametrize("model", [Config, SampleConfig])
@@ -49,11 +49,11 @@ def test_help_shows_every_flag_with_its_default(model: type) -> None:
     parser = Parser(prog="distgan")
     add_flags(parser, model)
     text = " ".join(parser.format_help().split())
-    for flag in flags_of(model):
+    for flag in list_flags(model):
         assert flag.name in text
         assert flag.field.description
         assert allowed(flag.field)
-    assert text.count("(default: ") == len([*flags_of(model), "--debug"])
+    assert text.count("(default: ") == len([*list_flags(model), "--debug"])
 
 
 IMAGE_PRESETS = {"images-fast": "cgan", "images-fast-unlabelled": "vanilla"}
@@ -98,19 +98,19 @@ def test_weakest_first_default_preset_flag(tmp_path: Path) -> None:
 def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path: Path) -> None:
     """Where `auto` comes to another one on this machine as well."""
     words = ["--preset", "cgan-fast", "--out", str(tmp_path)]
-    assert training_of(words)[0].run.precision == "auto"
+    assert parse_training(words)[0].run.precision == "auto"
     for begun in ("fp32", "bf16"):
         (tmp_path / "config.json").write_text(json.dumps({"model": {"name": "cgan"}, "run": {"precision": begun}}))
-        assert training_of(words)[0].run.precision == begun
-        assert training_of([*words, "--precision", "tf32"])[0].run.precision == "tf32"
+        assert parse_training(words)[0].run.precision == begun
+        assert parse_training([*words, "--precision", "tf32"])[0].run.precision == "tf32"
 
 
 def test_a_resumed_run_keeps_the_name_of_its_preset(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model": {"name": "cgan"}}))
-    assert training_of(["--out", str(tmp_path)])[1] == tmp_path.name, "what older runs have"
+    assert parse_training(["--out", str(tmp_path)])[1] == tmp_path.name, "what older runs have"
     for content, expected in (({"preset": "cgan-fast"}, "cgan-fast"), ({"preset": 3}, tmp_path.name)):
         (tmp_path / "environment.json").write_text(json.dumps(content))
-        assert training_of(["--out", str(tmp_path)])[1] == expected
+        assert parse_training(["--out", str(tmp_path)])[1] == expected
 
 
 def test_the_two_batch_sizes_replace_each_other(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
         ("[optim]\nbeta1 = 1.0", "my.toml: [optim] beta1 ... 1.0 ... 0 or more ... less than 1 ... [bad-value]"),
         (
             "[data]\nname = 'mnst'",
-            f"my.toml: [data] name: ... 'mnst' ... auto, {', '.join(DATASETS)}, or a path ... [unknown-name]",
+            f"my.toml: [data] name: ... 'mnst' ... auto, {', '.join(DATASETS)}, or an existing path ... [unknown-name]",
         ),
         ("[data]\ndrop_last = 'no'", "my.toml: [data] drop_last ... 'no' ... [bad-value]"),
         ("[run]\nsample_epochs = [1, -2]", "my.toml: [run] sample_epochs ... -2 ... [bad-value]"),
@@ -164,7 +164,7 @@ def test_mistakes_in_a_file_are_one_line_each(tmp_path: Path, text: str, message
         toml(tmp_path, text)
 
 
-def test_each_mistake_of_a_file_is_told(tmp_path: Path) -> None:
+def test_each_mistake_of_a_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         toml(tmp_path, "[run]\nepochs = 0\nfoo = 1\n[optim]\ng_lr = -1\n")
     assert len(str(error.value).splitlines()) == 3
@@ -215,13 +215,13 @@ def test_mistakes_in_flags_are_one_line_each(argv: list[str], message: str) -> N
         parse(*argv)
 
 
-def test_unknown_preset_is_refused() -> None:
+def test_unknown_preset_is_rejected() -> None:
     for name in ("cgan-quik", "../configs/cgan", "/etc/passwd"):
         with expect_user_error(f"--preset ... ({name}) ... cgan, cgan-fast, cgan-quick ... [unknown-name]"):
             preset_path(name, "--preset")
 
 
-def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
+def test_missing_and_binary_files_are_rejected(tmp_path: Path) -> None:
     with expect_user_error("my.toml ... [not-found]"):
         read_file(tmp_path / "my.toml", "my.toml")
     (tmp_path / "my.toml").write_bytes(b"\xff\xfe\x00")
@@ -240,9 +240,9 @@ def test_files_of_other_editors_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--out", "--resume", "--config"])
-def test_the_home_of_nobody_is_refused(flag: str) -> None:
+def test_the_home_of_nobody_is_rejected(flag: str) -> None:
     with expect_user_error(f"{flag} ~nosuch-user/x: ", code="bad-path"):
-        training_of([*(("--preset", "cgan") if flag == "--out" else ()), flag, "~nosuch-user/x"])
+        parse_training([*(("--preset", "cgan") if flag == "--out" else ()), flag, "~nosuch-user/x"])
         claim_folder("~nosuch-user/x", "cgan", may_hold_run=True)
 
 
@@ -253,8 +253,8 @@ def test_a_runs_own_config_has_the_runs_name_wherever_one_stands(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text('{"model": {"name": "cgan"}}')
     monkeypatch.chdir(tmp_path / "mine")
-    assert training_of(["--config", given])[1] == "mine"
-    assert training_of(["--out", "."])[1] == "mine"
+    assert parse_training(["--config", given])[1] == "mine"
+    assert parse_training(["--out", "."])[1] == "mine"
 
 
 @pytest.mark.parametrize("part", ["weights", "checkpoints/step-00000004", "checkpoints/latest"])
@@ -262,11 +262,11 @@ def test_the_config_of_a_part_of_a_run_has_the_runs_name(tmp_path: Path, part: s
     folder = tmp_path / "mine" / part
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"model": {"name": "cgan"}}')
-    assert training_of(["--config", str(folder / "config.json")])[1] == folder.name, "which is a part of nothing"
+    assert parse_training(["--config", str(folder / "config.json")])[1] == folder.name, "which is a part of nothing"
     (tmp_path / "mine" / "config.json").write_text('{"model": {"name": "cgan"}}')
-    assert training_of(["--config", str(folder / "config.json")])[1] == "mine"
+    assert parse_training(["--config", str(folder / "config.json")])[1] == "mine"
     (tmp_path / "mine" / "environment.json").write_text('{"preset": "cgan-fast"}')
-    assert training_of(["--resume", str(folder)])[1] == "cgan-fast"
+    assert parse_training(["--resume", str(folder)])[1] == "cgan-fast"
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_text_that_the_locale_can_not_encode_is_named(monkeypatch: MonkeyPatch, 
     """As a name with ü under LC_ALL=C, and one in Latin-1 under UTF-8."""
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
     with expect_user_error("--out ... '\\udcfc.png' ... [bad-value]", words, code="bad-value"):
-        training_of(["--preset", "cgan", "--out", "\udcfc.png"])
+        parse_training(["--preset", "cgan", "--out", "\udcfc.png"])
 
 
 def test_negative_numbers_are_values_not_flags() -> None:
@@ -298,7 +298,7 @@ ANY = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
     max_leaves=5,
 )
-PATHS = [flag.path for flag in flags_of(Config)]
+PATHS = [flag.path for flag in list_flags(Config)]
 SETTINGS = st.lists(
     st.tuples(st.sampled_from(PATHS) | st.tuples(st.text(max_size=6), st.text(max_size=6)), ANY), max_size=4
 )
@@ -337,7 +337,7 @@ def test_any_file_is_a_config_or_a_mistake(
     )
     path.write_bytes(text.encode("utf-8", "surrogatepass") if raw is None else raw)
     with suppress(UserError):
-        config, _ = training_of(["--config", str(path)])
+        config, _ = parse_training(["--config", str(path)])
         assert Config.model_validate_json(config.model_dump_json()) == config
 
 
@@ -347,7 +347,7 @@ def test_any_file_is_a_config_or_a_mistake(
 )
 def test_a_config_that_can_not_be_read_is_no_runs(tmp_path: Path, text: str, seed: int | None) -> None:
     (tmp_path / "config.json").write_text(text)
-    found = config_of_run(str(tmp_path), "auto")
+    found = read_run_config(str(tmp_path), "auto")
     assert (found and found.run.seed) == seed
-    assert config_of_run(str(tmp_path), "never") is config_of_run(None, "auto") is None
-    assert config_of_run(None, str(tmp_path / "nowhere")) is None
+    assert read_run_config(str(tmp_path), "never") is read_run_config(None, "auto") is None
+    assert read_run_config(None, str(tmp_path / "nowhere")) is None

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 from distgan.benchmark.options import ConvergenceConfig, ScalingConfig, ThroughputConfig
 from distgan.config import registry
-from distgan.config.command_settings import EvalConfig
-from distgan.config.fields import Section, SettingInfo, setting, setting_info
-from distgan.config.flags import Parser, add_flags, flags_of, from_flags, parse_settings, paths_by, read_file
+from distgan.config.command_settings import DoctorConfig, EvalConfig, SampleConfig
+from distgan.config.fields import Section, SettingInfo, help_text, metavar, setting, setting_info
+from distgan.config.flags import Parser, add_flags, from_flags, list_flags, parse_settings, read_file, setting_paths
 from distgan.config.network_spec import NetworkSpec
-from distgan.config.presets import training_of
+from distgan.config.presets import parse_training
 from distgan.config.registry import DATASETS, FAMILIES, LOSSES, DataSource, Family, Lazy, Loss, Registry
 from distgan.config.schema import Config, DataConfig, ModelConfig, OptimConfig
 from distgan.data.base import SOURCES, Dataset
-from distgan.evaluation.inputs import source_of
+from distgan.evaluation.inputs import record_source
 from distgan.evaluation.real_images import RealImages
 from distgan.evaluation.schema import Quality
-from distgan.reports.options import CompareConfig, ReportConfig
+from distgan.reports.options import CompareConfig, PagesConfig, ReportConfig
 
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
 
@@ -65,22 +65,22 @@ def dotted(paths: list[tuple[str, ...]]) -> set[str]:
 
 @pytest.mark.parametrize("rule", get_args(SettingInfo.model_fields["on_resume"].annotation))
 def test_every_setting_has_its_rule_on_resume(rule: Literal["fixed", "confirm", "free", "reset"]) -> None:
-    assert dotted(paths_by(Config, "on_resume", rule)) == set(ON_RESUME[rule].split())
+    assert dotted(setting_paths(Config, "on_resume", rule)) == set(ON_RESUME[rule].split())
 
 
 def test_what_may_differ_per_rank_and_what_a_copy_leaves_out() -> None:
-    assert dotted(paths_by(Config, "may_differ_per_rank", True)) == set(PER_RANK.split())
-    assert dotted(paths_by(Config, "is_copied", False)) == set(NOT_COPIED.split())
+    assert dotted(setting_paths(Config, "may_differ_per_rank", True)) == set(PER_RANK.split())
+    assert dotted(setting_paths(Config, "is_copied", False)) == set(NOT_COPIED.split())
 
 
 def test_what_shapes_the_results_of_other_commands() -> None:
     shaping = {"num", "seed", "ema", "reference", "data", "test", "judges", "gan_train", "pixel_range"}
-    assert dotted(paths_by(EvalConfig, "on_resume", "confirm")) == shaping
+    assert dotted(setting_paths(EvalConfig, "on_resume", "confirm")) == shaping
     free = {"out", "timeout", "targets", "join", "seeds", "first_seed"}
-    assert dotted(paths_by(ConvergenceConfig, "on_resume", "free")) == free
+    assert dotted(setting_paths(ConvergenceConfig, "on_resume", "free")) == free
     passed_on = [("data",), ("data_dir",), ("device",), ("precision",), ("engine",)]
-    assert paths_by(ConvergenceConfig, "is_passed_on", True) == passed_on
-    assert {flag.path for flag in flags_of(ConvergenceConfig)} >= set(passed_on)
+    assert setting_paths(ConvergenceConfig, "is_passed_on", True) == passed_on
+    assert {flag.path for flag in list_flags(ConvergenceConfig)} >= set(passed_on)
 
 
 def test_a_new_setting_is_safe_and_a_mistyped_rule_is_an_error() -> None:
@@ -117,7 +117,7 @@ def test_a_flag_that_has_a_better_name_keeps_the_old_one_as_deprecated(
     monkeypatch: pytest.MonkeyPatch, model: type[Section]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "1000")  # no wrapped line
-    found = {flag.name: [f"--{old}" for old in setting_info(flag.field).old_flags] for flag in flags_of(model)}
+    found = {flag.name: [f"--{old}" for old in setting_info(flag.field).old_flags] for flag in list_flags(model)}
     assert {name: old for name, old in found.items() if old} == OLD_FLAGS[model]
     for name, old_names in OLD_FLAGS[model].items():
         for old in old_names:
@@ -168,7 +168,7 @@ def test_no_engine_and_no_order_is_known_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["bce", "auto", "", "Upper", "a,b", "a b", "-x", "a/b", "a--b"])
-def test_names_that_a_flag_can_not_carry_are_refused(name: str) -> None:
+def test_names_that_a_flag_can_not_carry_are_rejected(name: str) -> None:
     with pytest.raises(ValueError, match="expected: a new name"):
         Registry(LOSSES).register(name, LOSSES["bce"])
 
@@ -255,7 +255,7 @@ def test_help_and_mistakes_know_registered_entries(tmp_path: Path) -> None:
     for words in ("squares: least squares, weight 2.5 unless set", "mlp: one layer each", "stripes: grey stripes"):
         assert words in text
     for flag, names in (("--loss", ["own", *LOSSES]), ("--family", FAMILIES), ("--data", ["auto", *DATASETS])):
-        path = ", or a path that is there" if flag == "--data" else ""
+        path = ", or an existing path" if flag == "--data" else ""
         with expect_user_error(f"{flag}: ... ('nope'). Expected: {', '.join(names)}{path} [unknown-name]"):
             from_flags(Config, parser.parse([flag, "nope"]))
     path = tmp_path / "my.toml"
@@ -264,6 +264,15 @@ def test_help_and_mistakes_know_registered_entries(tmp_path: Path) -> None:
         read_file(path, "my.toml")
     with expect_user_error("--model: ... --family mlp (cgan) ... vanilla [conflicting-settings]"):
         from_flags(Config, parser.parse(["--model", "cgan", "--family", "mlp"]))
+
+
+def test_help_says_which_flags_take_a_path() -> None:
+    """A folder is DIR, a file FILE, either of them PATH, and none of them TEXT."""
+    for settings in (Config, SampleConfig, EvalConfig, DoctorConfig, ConvergenceConfig, ThroughputConfig, PagesConfig):
+        for flag in list_flags(settings):
+            if re.search(r"^(a )?(new )?(folder|file)|path of|--data\b|\.py file|TOML file", help_text(flag.field)):
+                assert "TEXT" not in metavar(flag.field), flag.name
+    assert metavar(EvalConfig.model_fields["data"]).endswith("|PATH"), "of a setting that may be unset too"
 
 
 @pytest.mark.usefixtures("ours")
@@ -281,11 +290,11 @@ def test_benchmarks_know_registered_entries_that_they_can_run() -> None:
 def test_a_copy_and_a_resume_take_over_what_their_rules_say(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["--out", str(run), "--resume", "never", "--allow-config-change", "--max-steps", "7", "--time-limit", "1h"]
-    config, _ = training_of(["--model", "cgan", "--epochs", "3", *words])
+    config, _ = parse_training(["--model", "cgan", "--epochs", "3", *words])
     run.mkdir()
     (run / "config.json").write_text(config.model_dump_json())
-    copied, _ = training_of(["--config", str(run / "config.json")])
-    resumed, _ = training_of(["--out", str(run)])
+    copied, _ = parse_training(["--config", str(run / "config.json")])
+    resumed, _ = parse_training(["--out", str(run)])
     assert (copied.run.out, copied.run.resume, copied.run.allow_config_change) == (None, "auto", False)
     assert (copied.run.epochs, copied.run.max_steps, copied.run.time_limit) == (3, 7, "1h")
     assert (resumed.run.resume, resumed.run.allow_config_change) == ("auto", False)
@@ -298,17 +307,17 @@ def test_an_evaluation_names_the_settings_that_shape_it() -> None:
     ensemble: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="f")))
     subject: Any = SimpleNamespace(loaded=None, sha256="0" * 64)
     config = EvalConfig(seed=3, ema=False, gan_train=False, data="mnist", device="cpu", out="o", judges="j k")
-    command = source_of("a b", subject, config, real, ensemble, is_test_seen=False).command
+    command = record_source("a b", subject, config, real, ensemble, is_test_seen=False).command
     assert command == ("distgan eval 'a b' --num 10000 --seed 3 --data mnist --judges 'j k' --no-ema --no-gan-train")
     own = config.model_copy(update={"data": "a b", "image_size": 32, "test": "other"})
     words = "--image-size 32 --num 10000 --seed 3 --data 'a b' --test-data other"
 
     def command_of(what: Any, settings: EvalConfig) -> str:
-        return source_of("run", what, settings, real, ensemble, is_test_seen=False).command
+        return record_source("run", what, settings, real, ensemble, is_test_seen=False).command
 
     assert words in command_of(subject, own)
     moved = config.model_copy(update={"reference": "d"})
-    assert " --data-dir d " in source_of("run", subject, moved, real, ensemble, is_test_seen=False).command, (
+    assert " --data-dir d " in record_source("run", subject, moved, real, ensemble, is_test_seen=False).command, (
         "by the name that is shown"
     )
     model = ModelConfig(networks="/lab/my_gan.py")
@@ -317,12 +326,14 @@ def test_an_evaluation_names_the_settings_that_shape_it() -> None:
     for networks, words in (("my gan.py", "--networks 'my gan.py'"), (None, "--trust-networks")):
         named = config.model_copy(update={"networks": networks, "trust_networks": networks is None})
         assert command_of(mine, named).endswith(f" --no-gan-train {words}")
-    source = source_of("run\udcff\x1b", subject, config, real, ensemble, is_test_seen=False)
+    source = record_source("run\udcff\x1b", subject, config, real, ensemble, is_test_seen=False)
     assert source.what == r"run\udcff\x1b", "a name that is no text"
     assert source.model_dump_json()
     noted = quality_of(notices=["run\udcff/checkpoints: holds a foreign file"])
     assert Quality.model_validate_json(noted.model_dump_json()).notices == [
         r"run\udcff/checkpoints: holds a foreign file"
     ]
-    words = source_of("a", subject, EvalConfig(pixel_range="unit"), real, ensemble, is_test_seen=False).command.split()
+    words = record_source(
+        "a", subject, EvalConfig(pixel_range="unit"), real, ensemble, is_test_seen=False
+    ).command.split()
     assert parse_settings(Parser(), words[3:], EvalConfig)[1] == EvalConfig(pixel_range="unit"), "its own flag"

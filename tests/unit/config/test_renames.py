@@ -11,7 +11,7 @@ from distgan.benchmark import results
 from distgan.checkpoint.format import read_checkpoint
 from distgan.checkpoint.resume import Identity, differences, find_start
 from distgan.config.fields import Section, allowed
-from distgan.config.flags import Parser, add_flags, flags_of, from_flags, read_file
+from distgan.config.flags import Parser, add_flags, from_flags, list_flags, read_file
 from distgan.config.registry import ORDERS, Order, Registry
 from distgan.config.renames import with_current_names
 from distgan.config.schema import Config
@@ -54,7 +54,7 @@ def test_an_old_value_stands_in_the_help_alone_as_deprecated(flag: str, path: st
     parser = Parser(prog="distgan train")
     add_flags(parser, Config)
     assert f"(deprecated name: {old})" in " ".join(parser.format_help().split())
-    field = next(each.field for each in flags_of(Config) if each.name == flag)
+    field = next(each.field for each in list_flags(Config) if each.name == flag)
     names = allowed(field).split(", ")
     assert current in names
     assert old not in names
@@ -119,5 +119,5 @@ def test_no_two_settings_of_a_section_share_a_key() -> None:
         return [model, *(each for each in below if isinstance(each, type) and issubclass(each, Section))]
 
     for model in sections(Config):
-        old = [each for flag in flags_of(model) for each in flag.field.json_schema_extra["info"].old_keys]  # type: ignore[index,call-overload]
+        old = [each for flag in list_flags(model) for each in flag.field.json_schema_extra["info"].old_keys]  # type: ignore[index,call-overload]
         assert not set(old) & set(model.model_fields)

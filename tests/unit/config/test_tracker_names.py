@@ -7,7 +7,7 @@ import pytest
 from helpers.runs import expect_user_error
 
 from distgan.config.flags import read_file
-from distgan.config.presets import training_of
+from distgan.config.presets import parse_training
 from distgan.config.schema import Config, RunConfig
 
 
@@ -21,7 +21,7 @@ from distgan.config.schema import Config, RunConfig
     ],
 )
 def test_a_flag_is_read_and_written(text: str, names: list[str], written: object) -> None:
-    config, _ = training_of(["--model", "cgan", "--tracker", text])
+    config, _ = parse_training(["--model", "cgan", "--tracker", text])
     assert config.run.tracker == names
     dumped = config.model_dump(mode="json")
     assert dumped["run"]["tracker"] == written
@@ -43,7 +43,7 @@ def test_a_file_has_one_name_or_a_list(tmp_path: Path, suffix: str, value: objec
 @pytest.mark.parametrize("text", ["none,wandb", "tensorbord", "wandb,,mlflow", "all"])
 def test_what_no_tracker_is_called_is_named(text: str) -> None:
     with expect_user_error("--tracker: ... none, ... tensorboard, wandb, mlflow, trackio"):
-        training_of(["--model", "cgan", "--tracker", text])
+        parse_training(["--model", "cgan", "--tracker", text])
 
 
 def test_a_file_takes_no_names_with_commas(tmp_path: Path) -> None:

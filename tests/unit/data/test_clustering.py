@@ -1,4 +1,4 @@
-"""Clusters of training images, and a pair of networks that is told them."""
+"""Clusters of training images, and a pair of networks that takes them as labels."""
 
 import pytest
 import torch
@@ -7,9 +7,9 @@ from torch import Tensor
 
 from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.data.base import Dataset
-from distgan.data.clustering import _outlines, _upright, cluster, cluster_within
+from distgan.data.clustering import _deskew, _edge_features, cluster, cluster_within
 from distgan.distributed.runtime import Runtime
-from distgan.models.base import build_discriminator, build_generator, labels_for, num_parameters
+from distgan.models.base import build_discriminator, build_generator, generator_labels, num_parameters
 from distgan.training.gan import build_gan
 
 
@@ -34,7 +34,7 @@ def test_images_that_are_alike_are_of_one_cluster() -> None:
 
 def test_centre_is_the_rounded_mean_and_rounds_lower_the_distance() -> None:
     images = torch.randint(0, 256, (500, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    points = _outlines(_upright(images)).double()
+    points = _edge_features(_deskew(images)).double()
 
     def spread(found: Tensor) -> float:
         parts = [points[found == each] for each in found.unique()]
@@ -58,7 +58,7 @@ def test_leaning_bar_is_put_upright() -> None:
             left, part = int(column // 1), column % 1
             image[0, row, left] = 200 * (1 - part)
             image[0, row, left + 1] = 200 * part
-        upright = _upright(image.to(torch.uint8)).double()
+        upright = _deskew(image.to(torch.uint8)).double()
         columns = (upright[0] * torch.arange(28)).sum(1)[rows] / upright[0].sum(1)[rows]
         assert (columns - 14).abs().max() < 0.2, slope
         if not slope:
@@ -66,39 +66,39 @@ def test_leaning_bar_is_put_upright() -> None:
 
 
 def test_no_picture_at_all_has_no_lean_and_no_outline() -> None:
-    assert not _outlines(_upright(torch.zeros(2, 28, 28, dtype=torch.uint8))).any()
+    assert not _edge_features(_deskew(torch.zeros(2, 28, 28, dtype=torch.uint8))).any()
     # All of one grey: an edge to what lies outside, as strong on each side.
-    sides = _outlines(torch.full((1, 28, 28), 255)).view(8, 7, 7).sum((1, 2))
+    sides = _edge_features(torch.full((1, 28, 28), 255)).view(8, 7, 7).sum((1, 2))
     assert len(sides[:4].unique()) == 1
 
 
-def test_edge_is_told_by_its_direction() -> None:
+def test_an_edge_has_a_direction() -> None:
     """A gradient along an axis fills one of eight maps, one along a diagonal another, and one between them two."""
     row, column = torch.meshgrid(torch.arange(28), torch.arange(28), indexing="ij")
     for x, y, expected in ((4, 0, 1), (-4, 0, 1), (0, 4, 1), (0, -4, 1), (3, 3, 1), (3, -3, 1), (4, 2, 2)):
         ramp = (x * (column - 13.5) + y * (row - 13.5)).round() + 128
-        maps = _outlines(ramp.long().unsqueeze(0)).view(8, 7, 7)[:, 3, 3]
+        maps = _edge_features(ramp.long().unsqueeze(0)).view(8, 7, 7)[:, 3, 3]
         assert int((maps > 0).sum()) == expected, (x, y, maps)
 
 
 def test_clusters_are_the_same_whatever_the_order_of_sums() -> None:
     """Every sum is one of integers that float32 holds."""
     images, _ = blobs(6, 50)
-    whole = cluster(images, 12)
+    labels = cluster(images, 12)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("distgan.data.clustering._ROWS", 7)
-        assert torch.equal(cluster(images, 12), whole)
+        assert torch.equal(cluster(images, 12), labels)
     before = torch.get_num_threads()
     torch.set_num_threads(1 if before > 1 else 2)
     try:
-        assert torch.equal(cluster(images, 12), whole)
+        assert torch.equal(cluster(images, 12), labels)
     finally:
         torch.set_num_threads(before)
     # The largest sums are of 8 x 7 x 7 products; a cell has at most the root of 6 x 6 pixels' edges, blurred.
     hard = 255 * (torch.rand(500, 28, 28, generator=torch.Generator().manual_seed(4)) < 0.5).long()
-    assert float(_outlines(hard).max()) ** 2 <= 255 * 16 * 9
+    assert float(_edge_features(hard).max()) ** 2 <= 255 * 16 * 9
     assert 255 * 16 * 9 * 8 * 7 * 7 < 2**24
-    assert not torch.equal(cluster(images, 12, seed=1), whole)
+    assert not torch.equal(cluster(images, 12, seed=1), labels)
 
 
 def test_clusters_of_digits_keep_the_digits_apart() -> None:
@@ -117,7 +117,7 @@ def test_generator_draws_clusters_as_often_as_the_images_have_them(name: str, cl
     counts[:, 1] = 0  # a cluster that no image is of
     generator.cluster_counts.copy_(counts)  # type: ignore[operator, union-attr]
     z, digits = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(3)), torch.arange(20_000) % 10
-    labels = labels_for(generator, z, digits)
+    labels = generator_labels(generator, z, digits)
     if groups == 10:
         assert torch.equal(labels // clusters, digits)
     drawn = labels.bincount(minlength=groups * clusters).view(groups, clusters)
@@ -125,13 +125,13 @@ def test_generator_draws_clusters_as_often_as_the_images_have_them(name: str, cl
     shares, expected = drawn / drawn.sum(1, keepdim=True), counts / counts.sum(1, keepdim=True)
     assert (shares - expected).abs().max() < 0.05
     # Image i is the same whatever stands beside it, and z itself says nothing of the cluster.
-    assert torch.equal(labels_for(generator, z[5:9], digits[5:9]), labels[5:9])
+    assert torch.equal(generator_labels(generator, z[5:9], digits[5:9]), labels[5:9])
     assert abs(float(torch.corrcoef(torch.stack([z[:, 0], (labels % clusters).float()]))[0, 1])) < 0.03
 
 
 def test_other_families_take_the_digits_themselves() -> None:
     generator, digits = build_generator(ModelConfig(name="cgan", family="dcgan", width=0.1)), torch.arange(10)
-    assert labels_for(generator, torch.zeros(10, 100), digits) is digits
+    assert generator_labels(generator, torch.zeros(10, 100), digits) is digits
 
 
 @pytest.mark.parametrize("name", ["vanilla", "cgan"])

@@ -1,4 +1,4 @@
-"""Finding, reading, refusing and downloading the images."""
+"""Finding, reading, checking and downloading the images."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ from distgan.data.mnist import OTHERS
 from distgan.errors import UserError
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
-REFUSING = "http://127.0.0.1:9/"  # a port of this machine's where nobody listens
+NOBODY = "http://127.0.0.1:9/"  # a port of this machine's where nobody listens
 
 
 def idx(array: np.ndarray, code: int = 8) -> bytes:
@@ -152,20 +152,20 @@ def test_packed_bomb_is_read_no_further_than_the_largest_data_set(tmp_path: Path
         load(tmp_path)
 
 
-def test_wrong_number_of_images_is_refused_unless_accepted(tmp_path: Path) -> None:
+def test_wrong_number_of_images_is_rejected_unless_accepted(tmp_path: Path) -> None:
     small_mnist(tmp_path)
     with expect_user_error("50 x 28 x 28 ... 60000 x 28 x 28 ... [bad-dataset]"):
         load(tmp_path, md5="auto")
 
 
-def test_require_refuses_digits_which_have_no_published_sum() -> None:
+def test_require_rejects_digits_which_have_no_published_sum() -> None:
     with expect_user_error("digits: ... [setting-not-applicable]"):
         load_dataset(DataConfig(name="digits", md5="require"))
     assert len(load_dataset(DataConfig(name="digits")).images) == 17_970
 
 
 def test_md5_rules(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
-    """auto takes other contents from a folder that was named, and refuses them in ./data."""
+    """auto takes other contents from a folder that was named, and rejects them in ./data."""
     raw = small_mnist(tmp_path / "data", 50)
     monkeypatch.setitem(SOURCES, "mnist", SOURCES["mnist"]._replace(num_images=50))
     monkeypatch.chdir(tmp_path)
@@ -206,7 +206,7 @@ def test_published_sums_are_those_that_torchvision_checks() -> None:
 @pytest.mark.parametrize("rule", ["auto", "require", "accept"])
 @pytest.mark.parametrize("file", [IMAGES, LABELS])
 @pytest.mark.parametrize("packed", [False, True, "both", "beside its twin"])
-def test_a_file_of_another_set_is_refused_under_every_other_name(
+def test_a_file_of_another_set_is_rejected_under_every_other_name(
     tmp_path: Path, monkeypatch: MonkeyPatch, rule: str, file: str, packed: bool | str
 ) -> None:
     """Also where a twin of it, packed or not, is read in its place, whose own sum is of no set."""
@@ -342,7 +342,7 @@ def test_download_fills_the_folder_once(tmp_path: Path, mirror: tuple[str, Path]
     assert torch.equal(load(tmp_path / "data", download=True, mirror=address).images, fetched.images)
 
 
-def test_download_with_another_md5_is_refused(tmp_path: Path, mirror: tuple[str, Path]) -> None:
+def test_download_with_another_md5_is_rejected(tmp_path: Path, mirror: tuple[str, Path]) -> None:
     """torchvision knows what the packed files of the real MNIST are."""
     with expect_user_error(mirror[0], code="no-data"):
         load(tmp_path / "data", download=True, mirror=mirror[0], md5="auto")
@@ -361,13 +361,13 @@ def test_truncated_download_leaves_nothing(tmp_path: Path, mirror: tuple[str, Pa
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-digits"])
 def test_dead_mirror_is_one_clear_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"\(.*[Rr]efused") as error:
-        load(tmp_path / "data", name=name, download=True, mirror=REFUSING)
+        load(tmp_path / "data", name=name, download=True, mirror=NOBODY)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "data").exists(), "a folder made for nothing is taken away"
 
 
 def test_auto_falls_back_to_digits_and_says_so(tmp_path: Path) -> None:
-    dataset = load(tmp_path / "data", name="auto", download=True, mirror=REFUSING)
+    dataset = load(tmp_path / "data", name="auto", download=True, mirror=NOBODY)
     assert dataset.name == "digits"
     assert dataset.notice == NOT_MNIST
     assert "download" in dataset.warning
@@ -376,11 +376,11 @@ def test_auto_falls_back_to_digits_and_says_so(tmp_path: Path) -> None:
 def test_auto_falls_back_where_the_folder_can_not_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", Path("/proc/nowhere")):
-        dataset = load(folder, name="auto", download=True, mirror=REFUSING)
+        dataset = load(folder, name="auto", download=True, mirror=NOBODY)
         assert dataset.name == "digits"
         assert str(folder) in dataset.warning
         with expect_user_error(f"--data-dir: ... {folder} ... not writable", code="no-data"):
-            load(folder, download=True, mirror=REFUSING)
+            load(folder, download=True, mirror=NOBODY)
 
 
 def test_auto_takes_mnist_where_it_is(tmp_path: Path) -> None:

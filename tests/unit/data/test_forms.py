@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distgan.config.command_settings import InspectConfig
-from distgan.config.presets import training_of
+from distgan.config.presets import parse_training
 from distgan.data.base import Dataset
 from distgan.data.image_source import natural_key
 from distgan.distributed.runtime import Runtime
@@ -54,7 +54,7 @@ def test_data_says_of_any_form_what_training_uses(
         inspect(str(path), InspectConfig(as_json=True))
         facts = json.loads(capfd.readouterr().out)
         preset = "cgan-quick" if classes else "vanilla-quick"
-        config, _ = training_of(["--preset", preset, *WORDS, "--data", str(path), "--drop-last"])
+        config, _ = parse_training(["--preset", preset, *WORDS, "--data", str(path), "--drop-last"])
         built = Session(config, Runtime(config))
         used: Dataset = built.dataset
         assert np.array_equal(used.images, expected), form

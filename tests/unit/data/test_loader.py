@@ -71,11 +71,11 @@ def test_ranks_together_hold_one_process_batch(num: int, size: int, world_size: 
     """The short last batch too, and batches that do not divide: each image once, where the noise has its row."""
     dataset = numbered(num)
     try:
-        whole = Batches(dataset, size, BatchShard(), drop_last=False, seed=3, device=CPU, fewest=world_size)
+        full = Batches(dataset, size, BatchShard(), drop_last=False, seed=3, device=CPU, fewest=world_size)
     except UserError:
         return
-    whole.seek(step)
-    real, _, rows = next(whole)
+    full.seek(step)
+    real, _, rows = next(full)
     for rank in range(world_size):
         shard = BatchShard(rank, world_size)
         part = Batches(dataset, size, shard, drop_last=False, seed=3, device=CPU, fewest=world_size)
@@ -120,7 +120,7 @@ def test_fewest_rows(world_size: int, accumulate: int, sync: bool, expected: int
     assert min_batch_size(config, world_size) == expected
 
 
-def test_batches_that_can_not_be_trained_on_are_refused() -> None:
+def test_batches_that_can_not_be_trained_on_are_rejected() -> None:
     with expect_user_error("--drop-last ... 100 ... at most 100 ... [bad-value]"):
         steps_in_epoch(100, 128, True)
     with expect_user_error("--batch-size: ... 1 of 65 ... [batch-too-small]"):

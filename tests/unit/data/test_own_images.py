@@ -30,7 +30,7 @@ from distgan.distributed.sharding import BatchShard
 from distgan.errors import UserError
 from distgan.runs import artifacts
 from distgan.utils.files import read_tensors
-from distgan.utils.locks import held_lock
+from distgan.utils.locks import hold_lock
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
 
@@ -44,8 +44,8 @@ def cache(tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
 @pytest.fixture
 def few_digits(monkeypatch: MonkeyPatch) -> Dataset:
     """The embedded digits, 120 of them for all."""
-    whole = base.load_digits()
-    few = whole._replace(images=whole.images[:120], labels=whole.labels[:120])
+    digits = base.load_digits()
+    few = digits._replace(images=digits.images[:120], labels=digits.labels[:120])
     monkeypatch.setattr(base, "load_digits", lambda: few)
     return few
 
@@ -81,7 +81,7 @@ def test_names_are_sorted_as_people_do() -> None:
     names = ["img10.png", "img2.png", "Img1.png", "b.png", "ä.png", "2/1.png", "10/1.png", "cat2", "cat"]
     expected = ["2/1.png", "10/1.png", "b.png", "cat", "cat2", "Img1.png", "img2.png", "img10.png", "ä.png"]
     assert sorted(names, key=natural_key) == expected
-    assert natural_key("9" * 70_000) > natural_key("8"), "no number is too long"
+    assert natural_key("9" * 70_000) > natural_key("8"), "of any length"
 
 
 def test_class_folders_are_classes_in_their_order(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_images_are_resized_by_their_shorter_side_and_cropped(tmp_path: Path) ->
     assert found.images.shape == (2, 3, 16, 16)
     assert (found.images[0, :, :, 4:12] == torch.tensor(RED).view(3, 1, 1)).all(), "Lanczos rings at the edges"
     assert (found.images[1] == torch.tensor(GREEN).view(3, 1, 1)).all()
-    cropped = load(write(tmp_path / "whole", "a.png", size=(64, 48)), image_size=48).images[0]
+    cropped = load(write(tmp_path / "full", "a.png", size=(64, 48)), image_size=48).images[0]
     assert np.array_equal(cropped.permute(1, 2, 0), np.asarray(picture(0, (64, 48)))[:, 8:56]), "nothing is resampled"
 
 
@@ -277,7 +277,7 @@ def test_channels_decide_between_grey_and_colour(tmp_path: Path) -> None:
     assert load("digits", channels=3, image_size=32).images.shape == (120, 3, 32, 32)
 
 
-def test_grey_images_that_are_stored_in_colour_are_told(tmp_path: Path) -> None:
+def test_grey_images_that_are_stored_in_colour_are_reported(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     for seed, name in enumerate(("a.png", "b.png", "c.png")):
         picture(seed, mode="L").convert("RGB").save(tmp_path / "own" / name)
@@ -448,10 +448,10 @@ def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: MonkeyPatch,
     """Root reads all, whatever the mode."""
     folder = write(tmp_path / "own", "a/1.png b/1.png")
 
-    def closed(whole: Callable[..., Any], path: object, **named: Any) -> Any:
+    def closed(opener: Callable[..., Any], path: object, **named: Any) -> Any:
         if str(path).rstrip("/") == str(folder / place):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return whole(path, **named)
+        return opener(path, **named)
 
     for owner, name in ((Image, "open"), (os, "scandir")):
         monkeypatch.setattr(owner, name, partial(closed, getattr(owner, name)))
@@ -470,7 +470,7 @@ def test_windows_archives_and_names_that_occur_twice(tmp_path: Path) -> None:
     assert any("1 file of a name" in note for note in found.findings.notes)
 
 
-def test_classes_with_few_images_are_told_in_few_lines(tmp_path: Path) -> None:
+def test_classes_with_few_images_are_reported_in_few_lines(tmp_path: Path) -> None:
     found = load(npz(tmp_path / "a.npz", images=GREYS, labels=[0, 0, 900])).findings
     assert found is not None
     assert [note for note in found.notes if "class" in note] == [
@@ -633,10 +633,10 @@ def test_who_waits_takes_what_the_other_process_decoded(tmp_path: Path, cache: P
 
     def hold_after(path: Path, waiting: str) -> AbstractContextManager[None]:
         file.write_bytes(data)  # by the process that held the lock
-        return held_lock(path, waiting)
+        return hold_lock(path, waiting)
 
-    monkeypatch.setattr(image_cache, "held_lock", hold_after)
-    decoded = image_cache.cached(cache, file.stem, lambda: pytest.fail("decoded twice"))
+    monkeypatch.setattr(image_cache, "hold_lock", hold_after)
+    decoded = image_cache.use_cache(cache, file.stem, lambda: pytest.fail("decoded twice"))
     assert decoded.images.tobytes() == first.images.numpy().tobytes()
 
 
@@ -793,7 +793,7 @@ def test_channels_are_a_flag(distgan: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("nowhere", "('nowhere'). Expected: ... digits, or a path ... [unknown-name]"),
+        ("nowhere", "('nowhere'). Expected: ... digits, or an existing path [unknown-name]"),
         ("onw", "('onw'), did you mean own? ... [unknown-name]"),
         ("mnits", "('mnits'), did you mean mnist? ... [unknown-name]"),
         ("./onw/", "/onw: ... did you mean ... /own? ... a folder of images ... [no-data]"),

@@ -1,4 +1,4 @@
-"""Variables of the environment that could change a training: taken and recorded, ignored with a warning, or refused."""
+"""Variables of the environment that could change a training: recorded, ignored with a warning, or rejected."""
 
 import os
 import time
@@ -43,7 +43,7 @@ IGNORED = [
 ]
 SILENT = [
     ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"),
-    ("ACCELERATE_DYNAMO_MODE", "max-autotune"),  # asks for nothing without a backend
+    ("ACCELERATE_DYNAMO_MODE", "max-autotune"),  # requests nothing without a backend
     ("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "cpu"),  # nor this without DeepSpeed
     ("FSDP_OFFLOAD_PARAMS", "true"),
     ("MEGATRON_LM_TP_DEGREE", "x"),
@@ -56,7 +56,7 @@ SILENT = [
     ("LOCAL_WORLD_SIZE", "3"),
     ("OMP_NUM_THREADS", "4,2"),
 ]
-REFUSED = [
+REJECTED = [
     ("ACCELERATE_USE_CPU", "maybe", "launch"),
     ("ACCELERATE_USE_DEEPSPEED", "maybe", "launch"),
     ("ACCELERATE_MIXED_PRECISION", "fp8", "bad-value"),
@@ -107,8 +107,8 @@ def test_ignored(monkeypatch: MonkeyPatch, name: str, value: str) -> None:
     assert os.environ[name] == value
 
 
-@pytest.mark.parametrize(("name", "value", "code"), REFUSED)
-def test_refused(monkeypatch: MonkeyPatch, name: str, value: str, code: str) -> None:
+@pytest.mark.parametrize(("name", "value", "code"), REJECTED)
+def test_rejected(monkeypatch: MonkeyPatch, name: str, value: str, code: str) -> None:
     monkeypatch.setenv(name, value)
     shown = "--mixed_precision" if "PRECISION" in name else name
     with expect_user_error(shown, value, code=code), open_runtime(ON_CPU):
@@ -133,7 +133,7 @@ def test_the_launchers_precision_is_taken_where_none_is_chosen(monkeypatch: Monk
 
 
 @pytest.mark.parametrize(
-    ("asked", "own", "is_refused"),
+    ("requested", "own", "is_rejected"),
     [
         ("bf16", "no", True),
         ("fp16", "bf16", True),
@@ -143,13 +143,13 @@ def test_the_launchers_precision_is_taken_where_none_is_chosen(monkeypatch: Monk
     ],
 )
 def test_the_launchers_precision_beside_that_of_a_run(
-    monkeypatch: MonkeyPatch, asked: str, own: str | None, is_refused: bool
+    monkeypatch: MonkeyPatch, requested: str, own: str | None, is_rejected: bool
 ) -> None:
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
-    if not is_refused:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", requested)
+    if not is_rejected:
         env.check_launcher_precision(own)
         return
-    with expect_user_error(f"--mixed_precision: ... {own} ... {asked} ... --precision", code="mismatch"):
+    with expect_user_error(f"--mixed_precision: ... {own} ... {requested} ... --precision", code="mismatch"):
         env.check_launcher_precision(own)
 
 
@@ -195,7 +195,7 @@ def test_a_rank_knows_its_launcher_by_its_word_and_not_by_who_is_the_parent_now(
 def test_our_launcher_is_the_parent(monkeypatch: MonkeyPatch) -> None:
     for value, expected in (("1", False), (str(PARENT), True)):
         monkeypatch.setenv(OUR_LAUNCHER, value)
-        assert env.is_ours() == expected
+        assert env.is_distgan_launch() == expected
 
 
 def test_a_process_of_accelerate_launch_has_no_warning(monkeypatch: MonkeyPatch) -> None:
@@ -216,9 +216,9 @@ def test_a_network_interface_that_is_not_there_is_named(monkeypatch: MonkeyPatch
 
 
 def test_tf32_of_the_driver_must_be_that_of_the_precision(monkeypatch: MonkeyPatch) -> None:
-    for value, is_tf32, is_refused in (("1", False, True), ("0", True, True), ("1", True, False), ("0", False, False)):
+    for value, is_tf32, is_rejected in (("1", False, True), ("0", True, True), ("1", True, False), ("0", False, False)):
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
-        if is_refused:
+        if is_rejected:
             with expect_user_error("NVIDIA_TF32_OVERRIDE", f"or {int(is_tf32)}", code="bad-value"):
                 env.check_environment(is_cpu=False, is_tf32=is_tf32)
         else:

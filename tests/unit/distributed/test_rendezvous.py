@@ -148,7 +148,7 @@ def test_variables_by_which_no_group_can_be_made_are_named(monkeypatch: MonkeyPa
 
     monkeypatch.setattr(dist, "init_process_group", unsupported)
     with rendezvous.process_group_scope(), expect_user_error("GLOO_DEVICE_TRANSPORT=nosuch", code="launch"):
-        rendezvous.join(Config(), "gloo", "fp32", None)
+        rendezvous.join_process_group(Config(), "gloo", "fp32", None)
 
 
 def test_an_error_of_the_store_is_that_of_the_caller() -> None:

@@ -100,7 +100,7 @@ def test_settings_are_flat_and_an_error_at_the_end_is_ignored(recorder: Config, 
 def test_a_tracker_that_does_not_start_is_named_with_a_way_out(
     tmp_path: Path, monkeypatch: MonkeyPatch, error: Exception, code: str
 ) -> None:
-    """A resumed run goes on without it: nobody may be there to read it."""
+    """A resumed run continues without it: nobody may be there to read it."""
 
     def fail(self: TensorBoardTracker) -> ModuleType:
         raise error
@@ -139,7 +139,7 @@ def test_tensorboard_has_the_settings(tmp_path: Path) -> None:
     assert b"run.seed = 0\n" in text.tensor_proto.string_val[0]
 
 
-# -- wandb's login, which is looked for without asking wandb's server --
+# -- wandb's login, which is looked for without a request to wandb's server --
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from distgan.evaluation.during_training import QualityMonitor
-from distgan.evaluation.measure import Overview, find_alarms, is_missing, verdict_of
+from distgan.evaluation.measure import Overview, find_alarms, is_missing, judge_class
 from distgan.evaluation.schema import ClassQuality, Confusion, Estimate, Quality, Sample
 from distgan.evaluation.scores import estimate_proportion
-from distgan.reports.report2023 import claims_of
+from distgan.reports.report2023 import check_claims
 
 
 def exactly(value: float) -> Estimate:
@@ -23,9 +23,9 @@ def sample(recognisable: float = 0.99, coverage: float = 0.95) -> Sample:
 
 
 def digit(number: int, *, read: float | None = 0.99, shared: float = 0.1, **looks: float) -> ClassQuality:
-    """Its verdict is what `verdict_of` makes of the numbers."""
+    """Its verdict is what `judge_class` makes of the numbers."""
     agreement = None if read is None else exactly(read)
-    verdict, why = verdict_of(agreement, exactly(shared), sample(**looks), sample(), expected=0.1)
+    verdict, why = judge_class(agreement, exactly(shared), sample(**looks), sample(), expected=0.1)
     return ClassQuality(
         digit=number, n=1000, agreement=agreement, share=exactly(shared), sample=sample(**looks), real=sample(),
         jury=exactly(0.997), verdict=verdict, why=why,
@@ -37,12 +37,12 @@ def quality(
     confusions: list[tuple[int, int, float]] = (),  # type: ignore[assignment]
     n: int = 10_000,
 ) -> Quality:
-    is_asked = digits[0].agreement is not None
+    is_conditional = digits[0].agreement is not None
     found = [
-        Confusion(asked=asked, read=read, share=exactly(part), jury=exactly(0), seen_by=3)
-        for asked, read, part in confusions
+        Confusion(asked=label, read=read, share=exactly(part), jury=exactly(0), seen_by=3)
+        for label, read, part in confusions
     ]
-    matrix: list[list[int]] | None = [[0] * 10 for _ in range(10)] if is_asked else None
+    matrix: list[list[int]] | None = [[0] * 10 for _ in range(10)] if is_conditional else None
     source = SimpleNamespace(data="mnist")
     return Quality.model_construct(
         n=n, per_digit=digits, shares=[each.share for each in digits], confusions=found, matrix=matrix, source=source
@@ -50,7 +50,7 @@ def quality(
 
 
 def holds(found: Quality) -> dict[str, bool | None]:
-    return {claim.sentence: claim.holds for claim in claims_of(found)}
+    return {claim.sentence: claim.holds for claim in check_claims(found)}
 
 
 def test_gan_as_the_report_saw_it() -> None:
@@ -88,7 +88,7 @@ def test_cgan_as_the_report_saw_it() -> None:
 def test_few_images_tell_nothing() -> None:
     found = quality([digit(d) for d in range(10)], n=299)
     assert set(holds(found).values()) == {None}
-    assert all("299 images are too few" in claim.evidence for claim in claims_of(found))
+    assert all("299 images are too few" in claim.evidence for claim in check_claims(found))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_few_images_tell_nothing() -> None:
 )
 def test_confusion_that_is_not_the_most_frequent(confusions: list[tuple[int, int, float]], words: str) -> None:
     found = quality([digit(d, read=0.9) for d in range(10)], confusions)
-    claim = next(claim for claim in claims_of(found) if claim.sentence == "5 is read as 6")
+    claim = next(claim for claim in check_claims(found) if claim.sentence == "5 is read as 6")
     assert claim.holds is False
     assert words in claim.evidence
 
@@ -153,13 +153,13 @@ def test_badly_learnt_means_worse_than_all_others() -> None:
 def test_verdicts(numbers: dict[str, Any], verdict: str, words: str) -> None:
     looks = {key: value for key, value in numbers.items() if key in ("coverage", "recognisable")}
     share = numbers.get("share", exactly(0.1))
-    found, why = verdict_of(numbers.get("agreement"), share, sample(**looks), sample(), expected=0.1)
+    found, why = judge_class(numbers.get("agreement"), share, sample(**looks), sample(), expected=0.1)
     assert found == verdict
     assert words in why
 
 
 def test_digit_of_which_there_is_no_image_is_missing() -> None:
-    assert verdict_of(None, estimate_proportion(0, 1000), None, sample(), expected=0.1)[0] == "missing"
+    assert judge_class(None, estimate_proportion(0, 1000), None, sample(), expected=0.1)[0] == "missing"
 
 
 def test_a_rare_class_may_be_rare_and_a_badly_read_one_badly_read() -> None:
@@ -169,17 +169,17 @@ def test_a_rare_class_may_be_rare_and_a_badly_read_one_badly_read() -> None:
     """
     for well_read, verdict in ((0.95, "missing"), (0.3, "made poorly")):
         read = estimate_proportion(50, 1000)
-        found, _ = verdict_of(read, exactly(0.1), sample(), sample(), expected=0.1, well_read=well_read)
+        found, _ = judge_class(read, exactly(0.1), sample(), sample(), expected=0.1, well_read=well_read)
         assert found == verdict
     assert is_missing(exactly(0.1), exactly(0.1), 0.1), "a tenth is missing where the ensemble reads nearly all"
     for share, verdict in ((0.02, "made well"), (0.1, "made poorly"), (0.001, "missing")):
-        found, _ = verdict_of(
+        found, _ = judge_class(
             None, estimate_proportion(round(share * 10_000), 10_000), sample(), sample(), expected=0.02
         )
         assert found == verdict
     for well_read, verdict in ((0.95, "made poorly"), (0.8, "made well")):
         assert (
-            verdict_of(exactly(0.8), exactly(0.1), sample(), sample(), expected=0.1, well_read=well_read)[0] == verdict
+            judge_class(exactly(0.8), exactly(0.1), sample(), sample(), expected=0.1, well_read=well_read)[0] == verdict
         )
 
 

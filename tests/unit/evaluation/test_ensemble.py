@@ -32,7 +32,7 @@ def judges(tmp_path: Path) -> Path:
     return Path(shutil.copytree(SHIPPED, tmp_path / "judges"))
 
 
-def test_judge_whose_hash_does_not_match_is_refused(judges: Path) -> None:
+def test_judge_whose_hash_does_not_match_is_rejected(judges: Path) -> None:
     path = judges / "residual.safetensors"
     content = bytearray(path.read_bytes())
     content[-100] ^= 1
@@ -73,7 +73,7 @@ def test_damaged_record_of_judges(judges: Path, change: Callable[[dict[str, Any]
         {"another": torch.zeros(1)},
     ],
 )
-def test_weights_that_are_no_judges_are_refused(judges: Path, change: dict[str, torch.Tensor]) -> None:
+def test_weights_that_are_no_judges_are_rejected(judges: Path, change: dict[str, torch.Tensor]) -> None:
     path = judges / "wide.safetensors"
     save_file(load_file(path) | change, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -82,7 +82,7 @@ def test_weights_that_are_no_judges_are_refused(judges: Path, change: dict[str, 
         load_ensemble("mnist", torch.device("cpu"), str(judges))
 
 
-def test_judges_of_other_data_that_were_named_are_told(judges: Path) -> None:
+def test_judges_of_other_data_that_were_named_are_reported(judges: Path) -> None:
     edit(judges / RECORD, lambda record: record.update(data="kmnist"))
     notice = load_ensemble("mnist", torch.device("cpu"), str(judges)).notice
     assert notice is not None

@@ -1,4 +1,4 @@
-"""Images of other programs, in .npz files: what is taken, and what is refused in one line."""
+"""Images of other programs, in .npz files: what is taken, and what is rejected in one line."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from distgan.data.base import load_dataset
 from distgan.errors import UserError, catch_user_error, printable
 from distgan.evaluation import npz
 from distgan.evaluation.evaluate import _real
-from distgan.evaluation.inputs import FILE, EvalInput, data_config, load_input, out_folder, read_npz, source_of
+from distgan.evaluation.inputs import FILE, EvalInput, data_config, load_input, out_folder, read_npz, record_source
 from distgan.evaluation.real_images import RealImages
 
 
@@ -99,7 +99,7 @@ def test_member_that_is_no_array_costs_one_line_and_no_memory(tmp_path: Path, me
         read_npz(tmp_path / "images.npz", 1000)
 
 
-def test_more_images_than_asked_for_are_a_choice_of_all(tmp_path: Path) -> None:
+def test_more_images_than_requested_are_a_choice_of_all(tmp_path: Path) -> None:
     np.savez(tmp_path / "sorted.npz", **arrays(labels=np.arange(100) // 10))
     found = read_npz(tmp_path / "sorted.npz", 70)
     assert found.notices == ["70 of its 100 images, a fixed random choice"]
@@ -159,10 +159,10 @@ def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_cut_npz(tmp_path: Path) -> None:
-    np.savez(tmp_path / "whole.npz", **arrays())
-    whole = (tmp_path / "whole.npz").read_bytes()
-    for size in range(0, len(whole), len(whole) // 23):
-        (tmp_path / "cut.npz").write_bytes(whole[:size])
+    np.savez(tmp_path / "full.npz", **arrays())
+    full = (tmp_path / "full.npz").read_bytes()
+    for size in range(0, len(full), len(full) // 23):
+        (tmp_path / "cut.npz").write_bytes(full[:size])
         with pytest.raises(UserError):
             read_npz(tmp_path / "cut.npz", 1000)
 
@@ -187,7 +187,7 @@ def test_every_allowed_form_is_the_same_images(
     assert {each.tobytes() for each in chosen.numpy()} < {each.tobytes() for each in pixels}
 
 
-# -- what the values of pixels are: told by all of them, or by --range ---------------------------------------
+# -- what the values of pixels are: detected from all of them, or --range ---------------------------------------
 
 
 def floats(low: float, high: float, *, at: float | None = None) -> np.ndarray:
@@ -240,7 +240,7 @@ def test_range_of_pixels(
         ((floats(0, 1) > 0.5).astype(np.uint8), "uint8 of 0 and 1 alone"),
     ],
 )
-def test_range_that_pixels_do_not_tell_is_asked_for(tmp_path: Path, images: np.ndarray, words: str) -> None:
+def test_range_that_pixels_do_not_tell_is_requested(tmp_path: Path, images: np.ndarray, words: str) -> None:
     np.savez(tmp_path / "images.npz", images=images)
     with expect_user_error(str(tmp_path / "images.npz"), words, "--range", code="bad-data"):
         read_npz(tmp_path / "images.npz", 1000)
@@ -261,7 +261,7 @@ def test_values_of_the_other_byte_order_are_the_same(tmp_path: Path, dtype: str,
     assert "trained on other digits" in found.notices
 
 
-def test_range_of_what_has_none_is_refused(tmp_path: Path) -> None:
+def test_range_of_what_has_none_is_rejected(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", **arrays())
     with expect_user_error("--range ... signed ... [setting-not-applicable]", "images.npz", code="bad-value"):
         read_npz(tmp_path / "images.npz", 1000, "signed")
@@ -415,7 +415,7 @@ def test_a_result_of_more_images_stays_and_nothing_else_is_overwritten(
 def test_a_name_that_is_too_long_for_a_result_is_cut(
     tmp_path: Path, monkeypatch: MonkeyPatch, capfd: Capture, stem: str
 ) -> None:
-    """`eval-` before 251 bytes is more than a file system takes; each input still has a folder of its own."""
+    """`eval-` before 251 bytes is more than a file system takes; each input still has its own folder."""
     monkeypatch.chdir(tmp_path)
     folders = []
     for number in range(12):
@@ -460,4 +460,4 @@ def test_epoch_is_counted_by_the_images_that_the_run_recorded(
     data: Any = SimpleNamespace(name="mnist", images=[0] * 60_000, source="here", fingerprint="0", path=None)
     real = RealImages(data, data, data, "digit", False, "0", "0")
     ensemble: Any = SimpleNamespace(record=SimpleNamespace(data="mnist", recipe=SimpleNamespace(train="0")))
-    assert source_of(str(tmp_path), subject, EvalConfig(), real, ensemble, is_test_seen=False).epoch == epoch
+    assert record_source(str(tmp_path), subject, EvalConfig(), real, ensemble, is_test_seen=False).epoch == epoch

@@ -17,14 +17,14 @@ from distgan.evaluation.targets import (
     detect,
     evaluations,
     find_targets,
+    list_targets,
     read_targets,
-    targets_of,
 )
 
 INF, NAN = math.inf, math.nan
 
 
-CGAN = targets_of(CganTargets(max_fcd=1.0, min_agreement=0.9, min_coverage=0.7))
+CGAN = list_targets(CganTargets(max_fcd=1.0, min_agreement=0.9, min_coverage=0.7))
 
 
 def evaluation(fcd: float | None, step: int = 0, **changes: Any) -> Evaluation:
@@ -74,7 +74,7 @@ def test_a_number_that_is_missing_meets_nothing() -> None:
         {"coverages": [0.8] * 11},
     ):
         assert detect([*good[:2], good[2]._replace(**broken)], CGAN, 2).reached is None, broken
-    # Not asked for in the C-GAN's targets.
+    # Not requested in the C-GAN's targets.
     assert detect([each._replace(recognisable=None) for each in good], CGAN, 2).reached == 0
 
 
@@ -94,7 +94,7 @@ def test_the_worst_digit_counts() -> None:
 
 
 def test_shares_are_held_between_two_limits() -> None:
-    wanted = targets_of(
+    wanted = list_targets(
         VanillaTargets(max_fcd=1, min_share=0.07, max_share=0.13, min_recognisable=0.9, min_coverage=0.7)
     )
     even = evaluation(0.5, digits=[0.1] * 10)

@@ -145,8 +145,8 @@ def monitor(own: str, **run: Any) -> None:
     QualityMonitor(session, SimpleNamespace(born=0.0))  # type: ignore[arg-type]
 
 
-def test_targets_of_other_images_are_refused_before_judges_are_trained(own: str, monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setattr(during_training, "judges_of", lambda *_: pytest.fail("trained"))
+def test_targets_of_other_images_are_rejected_before_judges_are_trained(own: str, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(during_training, "get_judges", lambda *_: pytest.fail("trained"))
     with expect_user_error("--stop-at: ... (mnist) ... [setting-not-applicable]"):
         monitor(own, stop_at="mnist")
     with expect_user_error("--eval-data-dir: ... (raw) ... own.npz ... --test-data [setting-not-applicable]"):
@@ -159,7 +159,7 @@ def test_training_compares_no_more_images_than_there_are_real_ones(own: str, mon
 
     hashed: list[int] = []
     monkeypatch.setattr(Dataset, "fingerprint", property(lambda data: hashed.append(len(data.images)) or "0"))
-    monkeypatch.setattr(during_training, "judges_of", lambda *_: None)
+    monkeypatch.setattr(during_training, "get_judges", lambda *_: None)
     monkeypatch.setattr(during_training, "build_reference", build_reference)
     with pytest.raises(Reached) as reached:
         monitor(own, eval_num=1000)

@@ -105,8 +105,8 @@ def test_python(monkeypatch: MonkeyPatch, version: tuple[int, int], state: str) 
 
 
 def test_packages(monkeypatch: MonkeyPatch) -> None:
-    asked = ["rich>=13.7", "accelerate>=999", "absent-one>=1", "absent-two; extra == 'dev'", "absent-three; python_version < '3'"]  # fmt: skip  # noqa: E501
-    monkeypatch.setattr(doctor, "requires", lambda _: asked)
+    requested = ["rich>=13.7", "accelerate>=999", "absent-one>=1", "absent-two; extra == 'dev'", "absent-three; python_version < '3'"]  # fmt: skip  # noqa: E501
+    monkeypatch.setattr(doctor, "requires", lambda _: requested)
     found = doctor.check_packages(None)
     assert found.state == "problem"
     assert re.fullmatch(r"accelerate [\d.]+ is not >=999, absent-one is missing", found.text)
@@ -139,18 +139,18 @@ def test_disk(monkeypatch: MonkeyPatch, free: int, state: str) -> None:
 
 def test_no_disk_to_write_to(well: MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
     """The folder is that of the runs, if there is one."""
-    asked = []
+    requested = []
 
-    def refuse(dir: Path) -> None:  # noqa: A002
-        asked.append(str(dir))
+    def reject(dir: Path) -> None:  # noqa: A002
+        requested.append(str(dir))
         raise PermissionError(13, "Permission denied")
 
     well.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    well.setattr(doctor.tempfile, "TemporaryFile", refuse)
+    well.setattr(doctor.tempfile, "TemporaryFile", reject)
     with pytest.raises(CommandFailed, match=": disk"):
         doctor.check_machine(None)
-    assert asked == ["runs"]
+    assert requested == ["runs"]
     assert "runs/: Permission denied; free space" in capsys.readouterr().out
 
 
@@ -183,12 +183,12 @@ def test_gpus(monkeypatch: MonkeyPatch) -> None:
         assert found.text.startswith("2 x A card, 80.0 GiB, compute capability 9.0; bf16 is ")
         assert words in found.text
 
-    def refuse(*_: object, device: str) -> torch.Tensor:
+    def reject(*_: object, device: str) -> torch.Tensor:
         if device == "cuda:1":
             raise RuntimeError("no kernel image is available\nand more")
         return torch.zeros(2)
 
-    monkeypatch.setattr(torch, "ones", refuse)
+    monkeypatch.setattr(torch, "ones", reject)
     found = doctor.check_gpus()
     assert (found.what, found.state) == ("device", "problem")
     assert found.text.endswith("GPU 1 does not compute: no kernel image is available")
@@ -248,13 +248,13 @@ def test_bf16_of_a_cpu(monkeypatch: MonkeyPatch, flags: set[str], bf16_s: float,
 
 
 @pytest.mark.parametrize(
-    ("flags", "is_told"),
+    ("flags", "is_reported"),
     [({"fpu", "avx2"}, True), ({"avx512_bf16"}, False), ({"bf16", "asimd"}, False), (set(), False)],
 )
-def test_bf16_that_a_cpu_has_not_is_told(monkeypatch: MonkeyPatch, flags: set[str], is_told: bool) -> None:
+def test_bf16_that_a_cpu_has_not_is_reported(monkeypatch: MonkeyPatch, flags: set[str], is_reported: bool) -> None:
     monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
-    told = launcher.precision_warnings("bf16", is_cpu=True)
-    assert [each.partition(":")[0] for each in told] == ["--precision bf16"] * is_told
+    reported = launcher.precision_warnings("bf16", is_cpu=True)
+    assert [each.partition(":")[0] for each in reported] == ["--precision bf16"] * is_reported
     assert launcher.precision_warnings("bf16", is_cpu=False) == launcher.precision_warnings("fp32", is_cpu=True) == []
 
 

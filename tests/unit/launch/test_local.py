@@ -24,7 +24,7 @@ def test_every_launch_file_is_documented() -> None:
         assert yaml.safe_load((LAUNCH / name).read_text())["compute_environment"] == "LOCAL_MACHINE"
 
 
-def test_processes_under_a_launcher_are_refused(distgan: Run, monkeypatch: MonkeyPatch) -> None:
+def test_processes_under_a_launcher_are_rejected(distgan: Run, monkeypatch: MonkeyPatch) -> None:
     for name, value in ACCELERATE_LAUNCH.items():
         monkeypatch.setenv(name, value)
     result = distgan("train", *quick("run"), "--processes", 2)
@@ -86,7 +86,7 @@ def test_variables_at_which_torchs_import_fails_are_named(distgan: Run, monkeypa
     assert "Traceback" in distgan("checkpoint", "verify", "run").stderr
 
 
-def test_a_machine_without_loopback_is_told_before_processes_start(distgan: Run, monkeypatch: MonkeyPatch) -> None:
+def test_a_machine_without_loopback_is_reported_before_processes_start(distgan: Run, monkeypatch: MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
 
@@ -96,7 +96,7 @@ def test_a_machine_without_loopback_is_told_before_processes_start(distgan: Run,
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     with expect_user_error("MASTER_ADDR ... 127.0.0.1 ... [rendezvous-failed]", os.strerror(errno.ENETUNREACH)):
-        rendezvous.join(Config(), "gloo", "fp32", None)
+        rendezvous.join_process_group(Config(), "gloo", "fp32", None)
 
 
 def test_dry_run_starts_no_processes(distgan: Run) -> None:
@@ -105,7 +105,7 @@ def test_dry_run_starts_no_processes(distgan: Run) -> None:
     assert "of 32 images, 10.67 per process" in result.stdout
 
 
-def test_fp16_of_a_default_file_is_refused_on_a_cpu_by_its_name(distgan: Run, monkeypatch: MonkeyPatch) -> None:
+def test_fp16_of_a_default_file_is_rejected_on_a_cpu_by_its_name(distgan: Run, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     result = distgan("train", *quick("run"))
     assert_user_error(

@@ -19,7 +19,7 @@ from torch import nn
 import distgan
 from distgan.checkpoint.format import NETWORKS
 from distgan.cli import run_command
-from distgan.config.flags import flags_of
+from distgan.config.flags import list_flags
 from distgan.errors import CODES, UserError
 from distgan.runs.run_dir import read_status
 
@@ -135,7 +135,7 @@ def test_keywords_are_the_flags_with_underscores() -> None:
     )
     assert (numbers.run.epochs, numbers.model.width, numbers.data.batch_size) == (2, 0.5, 8)
     assert distgan.Config.from_preset("cgan", precision="no") == distgan.Config.from_preset("cgan", precision="fp32")
-    defaults = {flag.name[2:].replace("-", "_"): flag.field.default for flag in flags_of(distgan.Config)}
+    defaults = {flag.name[2:].replace("-", "_"): flag.field.default for flag in list_flags(distgan.Config)}
     settable = {key: value for key, value in defaults.items() if key not in ("model", "resume", "family", "batch_size")}
     assert distgan.Config.from_preset("cgan", **settable).run.seed == 0
     with expect_user_error("epoch: ... epochs? ... [unknown-setting]"):
@@ -214,41 +214,41 @@ def test_modules_are_copied_and_resumed_by_passing_them_again(
     before = {key: value.clone() for key, value in generator.state_dict().items()}
     dataset, settings = distgan.Dataset(IMAGES), {key: value for key, value in SETTINGS.items() if key != "family"}
 
-    def go_on(out: str, G: nn.Module, D: nn.Module | None, **more: Any) -> distgan.RunResult:
+    def resume(out: str, G: nn.Module, D: nn.Module | None, **more: Any) -> distgan.RunResult:
         config = distgan.Config.from_preset("vanilla", **(settings | more), out=tmp_path / out)
         return distgan.train(config, dataset=dataset, generator=G, discriminator=D, quiet=True)
 
-    whole = go_on("whole", generator, discriminator)
-    assert go_on("parts", generator, discriminator, max_steps=5).step == 5
+    full = resume("full", generator, discriminator)
+    assert resume("parts", generator, discriminator, max_steps=5).step == 5
     # Other values of the same form: the run has its own.
-    assert go_on("parts", Generator(), Discriminator()).step == 9
-    assert weights(tmp_path / "parts") == weights(whole.folder)
+    assert resume("parts", Generator(), Discriminator()).step == 9
+    assert weights(tmp_path / "parts") == weights(full.folder)
     assert all(torch.equal(value, before[key]) for key, value in generator.state_dict().items())
     with expect_user_error("... networks_sha256 ... generator: ... [resume-mismatch] ..."):
-        go_on("parts", Generator(width=9), Discriminator(), epochs=4)
+        resume("parts", Generator(width=9), Discriminator(), epochs=4)
     with monkeypatch.context() as patch, expect_user_error("... discriminator: ... [resume-mismatch] ..."):
         patch.setattr(Discriminator, "forward", lambda self, images, labels: self.main(images) + 1)
-        go_on("parts", Generator(), Discriminator(), epochs=4)
+        resume("parts", Generator(), Discriminator(), epochs=4)
     with expect_user_error("... dataset= ... [resume-mismatch] ..."):
-        distgan.train(config(whole.folder, "vanilla", data="digits"), quiet=True)
+        distgan.train(config(full.folder, "vanilla", data="digits"), quiet=True)
     with expect_user_error("... generator= ... [resume-mismatch] ..."):
-        distgan.train(config(whole.folder, "vanilla"), dataset=dataset, quiet=True)
+        distgan.train(config(full.folder, "vanilla"), dataset=dataset, quiet=True)
     with expect_user_error("discriminator: not given ... [missing-value]"):
-        go_on("new", generator, None)
+        resume("new", generator, None)
     with expect_user_error("generator: a list ... [bad-networks]"):
-        go_on("new", [], discriminator)
+        resume("new", [], discriminator)
 
-    images = distgan.sample(whole.folder, num=3, generator=generator)
+    images = distgan.sample(full.folder, num=3, generator=generator)
     assert images.shape == (3, 28, 28)
-    loaded = distgan.load_generator(whole.folder, generator=generator)
+    loaded = distgan.load_generator(full.folder, generator=generator)
     assert not torch.equal(loaded.main[0].weight, generator.main[0].weight)  # type: ignore
-    for call in (lambda: distgan.sample(whole.folder), lambda: run_command("sample", str(whole.folder))):
+    for call in (lambda: distgan.sample(full.folder), lambda: run_command("sample", str(full.folder))):
         with expect_user_error("... generator= ... [no-networks]"):
             call()
     with expect_user_error("... generator= ... [no-networks]"):
-        run_command("train", "--out", str(whole.folder))
+        run_command("train", "--out", str(full.folder))
     with expect_user_error("--data: ... dataset= ... [no-data]"):
-        distgan.evaluate(whole.folder, generator=generator, quiet=True)
+        distgan.evaluate(full.folder, generator=generator, quiet=True)
     capsys.readouterr()
 
 
@@ -316,7 +316,7 @@ def torch_state() -> list[Any]:
     ]  # fmt: skip
 
 
-def test_observers_are_told_and_change_nothing(
+def test_observers_are_called_and_change_nothing(
     tmp_path: Path, trained: distgan.RunResult, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -448,9 +448,9 @@ def test_errors_are_one_tree_with_codes(tmp_path: Path) -> None:
         train(tmp_path / "nan", d_lr=1e30, g_lr=1e30)
     assert failed.value.code == "training-failed"
     (tmp_path / "file").touch()
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as caught:
         train(tmp_path / "file" / "run")
-    assert refusal.value.code in CODES
+    assert caught.value.code in CODES
     with expect_user_error("processes: ... (2) ... torchrun ... [conflicting-settings]"):
         train(tmp_path / "run", processes=2)
     with expect_user_error("processes: ... (2) ... torchrun ... [conflicting-settings]"):

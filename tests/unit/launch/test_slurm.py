@@ -1,4 +1,4 @@
-"""`distgan slurm` before it asks SLURM, and the batch scripts as files."""
+"""`distgan slurm` before it calls SLURM, and the batch scripts as files."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from helpers.runs import ROOT, Capture, expect_user_error, fits
 
 from distgan import cli
 from distgan.config.command_settings import SlurmConfig
-from distgan.config.presets import training_of
+from distgan.config.presets import parse_training
 from distgan.launch import slurm
 
 SCRIPTS = ("vanilla", "cgan", "bench", "convergence")
@@ -39,7 +39,7 @@ CGAN = ["--model", "cgan", "--epochs", "20"]
         ),
     ],
 )
-def test_mistakes_are_told_before_the_job_waits(capsys: Capture, words: list[str], message: str) -> None:
+def test_mistakes_are_reported_before_the_job_waits(capsys: Capture, words: list[str], message: str) -> None:
     assert cli.main(["slurm", *CGAN, *words]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
@@ -86,6 +86,6 @@ def test_scripts_travel_in_a_wheel() -> None:
     """And none of them needs a clone: `distgan slurm` names its own copy of _run.sh."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     assert build["wheel"]["force-include"]["slurm"] == "distgan/launch/batch_scripts"
-    assert f"source {ROOT}/slurm/_run.sh" in slurm.build_script(SlurmConfig(), CGAN, training_of(CGAN)[0])
+    assert f"source {ROOT}/slurm/_run.sh" in slurm.build_script(SlurmConfig(), CGAN, parse_training(CGAN)[0])
     with expect_user_error("--model ... gan ... [unknown-name]"):
         slurm.submit(SlurmConfig(), ["--model", "gan"], dry_run=True)

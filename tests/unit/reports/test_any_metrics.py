@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distgan.errors import WriteErrorPolicy
-from distgan.evaluation.targets import SETS, detect, evaluations, read_targets, targets_of
+from distgan.evaluation.targets import SETS, detect, evaluations, list_targets, read_targets
 from distgan.reports import history as history_module
-from distgan.reports.comparison_rows import rows_of
+from distgan.reports.comparison_rows import build_rows
 from distgan.reports.history import History
 from distgan.reports.options import PagesConfig
 from distgan.reports.pairwise import compared_runs, epoch_seconds
 from distgan.reports.report import RunPage, render
-from distgan.reports.report2023 import checks_of
+from distgan.reports.report2023 import add_checks
 from distgan.reports.run_data import read_run
 from distgan.reports.training_curves import when
 from distgan.runs.loss_curves import save_curves
@@ -76,10 +76,10 @@ def test_any_lines_leave_a_page_and_a_comparison(run: Path, rows: list[bytes]) -
     found = read_run(str(run), PagesConfig(evaluate=False))
     render("report.html", RunPage(found))
     two = compared_runs([found, found])
-    checks_of(rows_of(two), two)
+    add_checks(build_rows(two), two)
     targets = read_targets(SETS["mnist"])
     for of in (targets.cgan, targets.vanilla):
-        detect(evaluations(read_metrics(run / "metrics.jsonl")), targets_of(of), hold=1)
+        detect(evaluations(read_metrics(run / "metrics.jsonl")), list_targets(of), hold=1)
 
 
 @settings(max_examples=12, deadline=None)

@@ -17,8 +17,8 @@ from distgan.evaluation.schema import Estimate
 from distgan.evaluation.targets import SETS, EarlyStop, read_targets
 from distgan.reports.comparison import notes_on, show
 from distgan.reports.convergence import convergence_of
-from distgan.reports.pairwise import ComparedRun, compared_runs, epoch_seconds, what_differs
-from distgan.reports.report2023 import CLAIMS, tally_of
+from distgan.reports.pairwise import ComparedRun, compared_runs, differing_conditions, epoch_seconds
+from distgan.reports.report2023 import CLAIMS, summarise_agreement
 
 
 def subjects_of(*folders: Path) -> list[ComparedRun]:
@@ -218,7 +218,10 @@ def test_speeds_are_compared_on_the_same_hardware_only(pair: tuple[Path, Path], 
     assert (gan.check.agrees, cgan.check.agrees) == (True, True)
     assert gan.value == "10.0 s"
     other = make_run(tmp_path / "other", environment=environment_of(device="Another", threads=7), quality=quality_of())
-    assert what_differs(read(pair[0]), read(other)) == ["device A processor against Another", "threads 2 against 7"]
+    assert differing_conditions(read(pair[0]), read(other)) == [
+        "device A processor against Another",
+        "threads 2 against 7",
+    ]
     row = table_of(pair[0], other)["training speed"]
     for cell in row.cells:
         assert cell.check.agrees is None
@@ -229,16 +232,16 @@ def test_speeds_are_compared_on_the_same_hardware_only(pair: tuple[Path, Path], 
 
 def test_another_batch_is_another_speed(pair: tuple[Path, Path], tmp_path: Path) -> None:
     other = make_run(tmp_path / "other", config={"data": {"per_rank_batch_size": 64}})
-    assert what_differs(read(pair[0]), read(other)) == ["batch 256 against 64"]
+    assert differing_conditions(read(pair[0]), read(other)) == ["batch 256 against 64"]
 
 
 def test_diversity_counts_the_digits_that_are_there(pair: tuple[Path, Path], tmp_path: Path) -> None:
     gan, cgan = table_of(*pair)["diversity"].cells
     assert (gan.value, gan.check.agrees, gan.check.why) == ("9 of 10 digits", True, "missing: 6")
     assert (cgan.value, cgan.check.agrees) == ("10 of 10 digits", True)
-    whole = make_run(tmp_path / "whole", "GAN", quality=quality_of("GAN"))
+    full = make_run(tmp_path / "full", "GAN", quality=quality_of("GAN"))
     poor = make_run(tmp_path / "poor", quality=quality_of(missing=[2, 3]))
-    gan, cgan = table_of(whole, poor)["diversity"].cells
+    gan, cgan = table_of(full, poor)["diversity"].cells
     assert (gan.check.agrees, cgan.check.agrees) == (False, False)
     assert cgan.check.why == "missing: 2, 3"
 
@@ -251,7 +254,7 @@ def test_two_gans_alone_leave_the_comparison_open(tmp_path: Path) -> None:
             assert cell.check.agrees is None
             assert "no C-GAN to compare" in cell.check.why
     assert any("There is no C-GAN" in note for note in notes_on(subjects_of(*runs)))
-    tally = tally_of(list(rows.values()))
+    tally = summarise_agreement(list(rows.values()))
     assert tally == "Of 12 cells, 4 agree with the 2023 report, 4 disagree, 4 are undecided."
 
 
@@ -290,11 +293,11 @@ def test_own_data_is_compared_without_the_2023_report(tmp_path: Path, capsys: Ca
     rows = table_of(*own, mnist)
     assert [[cell.check is not None for cell in row.cells] for row in rows.values()] == [[False, False, True]] * 6
     assert "no GAN to compare" in rows["image quality"].cells[2].check.why
-    assert tally_of(list(rows.values())).startswith("Of 6 cells")
+    assert summarise_agreement(list(rows.values())).startswith("Of 6 cells")
 
 
 def test_one_module_knows_the_2023_report() -> None:
-    """Its name, its data, its sizes; no other of this wing may know MNIST, 28 pixels or ten classes."""
+    """Its name, its data, its sizes; no other module of `reports` may know MNIST, 28 pixels or ten classes."""
     known = re.compile(r"2023|MNIST|(?<![\w.])28(?![\w.])|range\(10\)|\b(?:ten|tenth)\b")
     for path in (ROOT / "distgan" / "reports").rglob("*"):
         if path.suffix in (".py", ".html", ".js") and path.stem != "report2023":
@@ -302,7 +305,7 @@ def test_one_module_knows_the_2023_report() -> None:
             assert not known.findall(text), path
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+def test_runs_of_one_name_are_distinguished_by_their_folders(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name / "run", "GAN") for name in ("a", "b")]
     assert [subject.name for subject in subjects_of(*runs)] == [str(run) for run in runs]
 

@@ -33,10 +33,10 @@ from distgan.evaluation.schema import Verdict
 from distgan.evaluation.scores import estimate_proportion
 from distgan.reports.charts import Level, Point, Series, chart
 from distgan.reports.eval_terminal import show as show_evaluation
-from distgan.reports.number_format import percent, plain
-from distgan.reports.quality_view import view_of
+from distgan.reports.number_format import format_number, percent
+from distgan.reports.quality_view import build_view
 from distgan.reports.run_data import pictures
-from distgan.reports.training_curves import curves_of, when
+from distgan.reports.training_curves import build_curves, when
 from distgan.utils.figures import grid
 
 ATTACK = "<script>alert(1)</script>"
@@ -97,7 +97,7 @@ def test_pages_of_long_runs_stay_small_and_say_so(tmp_path: Path) -> None:
 
 
 def test_alarms_stand_on_the_charts_and_in_a_list(tmp_path: Path) -> None:
-    curves = curves_of(run := read(make_run(tmp_path / "run")))
+    curves = build_curves(run := read(make_run(tmp_path / "run")))
     assert when(run.history.alarms) == [("digit 8 is missing", "epochs 1, 2 and 3")]
     assert all(len(drawn.marks) == 3 for drawn in curves.quality)
     assert [drawn.key for drawn in curves.quality][:2] == ["q-fcd", "q-agreement"]
@@ -105,7 +105,7 @@ def test_alarms_stand_on_the_charts_and_in_a_list(tmp_path: Path) -> None:
 
 
 def test_small_numbers_in_words() -> None:
-    assert [plain(value) for value in (0, 0.0312, 1.386, 23.44, 999.6, 12345.6, -0.5, 0.00001)] == [
+    assert [format_number(value) for value in (0, 0.0312, 1.386, 23.44, 999.6, 12345.6, -0.5, 0.00001)] == [
         "0", "0.0312", "1.39", "23.4", "1,000", "12,346", "-0.500", "1.0e-05",
     ]  # fmt: skip
     assert [percent(value) for value in (0, 0.0002, 0.953, 1)] == ["0.0 %", "0.02 %", "95.3 %", "100.0 %"]
@@ -158,7 +158,7 @@ def test_a_page_has_room_for_every_class(
     width, height = (int(size) for size in re.findall(r'<img src="[^"]*" width="(\d+)" height="(\d+)"', text)[0])
     assert (width, height) == (num * 50 + 2, 2 * 66 + 2 + 22 * (kind == "C-GAN"))
     assert bool(re.search(r'<img [^>]* class="wide"', text)) == (num > 20)
-    view = view_of(quality)
+    view = build_view(quality)
     assert view.bar_due == ("" if kind == "C-GAN" else "an equal share")
     assert {row.bar.due for row in view.classes} == {None if kind == "C-GAN" else 50}
     assert (f"by chance: {percent(1 / num)}" in text) == (kind == "C-GAN")
@@ -187,7 +187,7 @@ def test_the_larger_evaluation_is_shown_and_the_others_are_named(tmp_path: Path)
 
 
 def test_the_heat_map_tells_right_answers_from_errors() -> None:
-    heat = view_of(quality_of()).matrices[0]
+    heat = build_view(quality_of()).matrices[0]
     assert (heat.rows[4][4].text, heat.rows[4][4].tone) == ("70.0", "hit1")
     assert (heat.rows[4][9].text, heat.rows[4][9].tone) == ("29.2", "miss5")
     assert heat.rows[0][1].tone == "miss0"
@@ -294,26 +294,26 @@ def test_a_young_run_has_a_page_that_says_what_is_missing(tmp_path: Path) -> Non
 
 def test_a_run_that_was_not_measured_is_measured_first(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
-    asked: list[Any] = []
+    requested: list[Any] = []
 
     class Fake:
         @staticmethod
         def evaluate(where: str, config: Any) -> tuple[Any, Path]:
-            asked.append((where, config.num, config.device))
+            requested.append((where, config.num, config.device))
             return quality_of(), tmp_path / "run" / "eval"
 
     monkeypatch.setitem(sys.modules, "distgan.evaluation.evaluate", Fake)
     run_command("report", str(run), "--num", "500", "--device", "cpu")
-    assert asked == [(str(run), 500, "cpu")]
+    assert requested == [(str(run), 500, "cpu")]
     assert "95.3 %" in (run / "report.html").read_text()
     (run / "eval").mkdir()
     (run / "eval" / "eval.json").write_text(quality_of(fcd=7.77).model_dump_json())
     run_command("report", str(run))
-    assert len(asked) == 1
+    assert len(requested) == 1
     assert "7.77" in (run / "report.html").read_text()
 
 
-def test_page_that_can_not_be_written_is_refused_before_the_run_is_measured(
+def test_page_that_can_not_be_written_is_rejected_before_the_run_is_measured(
     tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     def evaluate(where: str, config: object) -> None:
@@ -342,7 +342,7 @@ def test_page_is_written_behind_a_link(tmp_path: Path) -> None:
         assert (tmp_path / "page.html").read_bytes().startswith(b"<!doctype html>")
 
 
-def test_what_can_not_be_measured_is_told_with_a_way_out(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+def test_what_can_not_be_measured_is_reported_with_a_way_out(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     class Fake:
         @staticmethod
         def evaluate(where: str, config: Any) -> None:
@@ -478,7 +478,7 @@ def test_flags_and_runs_in_any_order_that_help_shows(tmp_path: Path, distgan: Co
 
 
 def test_the_floor_of_the_digits_is_shown_in_bars() -> None:
-    view = view_of(quality_of("GAN", shares=[about(0.1, 0.01)] * 10))
+    view = build_view(quality_of("GAN", shares=[about(0.1, 0.01)] * 10))
     assert view.bar_end == "20 %"
     assert {row.bar.due for row in view.classes} == {50}
     assert {row.bar.value for row in view.classes} != {0}

@@ -10,10 +10,10 @@ from helpers.runs import MonkeyPatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distgan.config.presets import config_folder, training_of
+from distgan.config.presets import config_folder, parse_training
 from distgan.config.schema import Config, ModelConfig
 from distgan.reports import reproduce
-from distgan.reports.reproduce import again, train_words
+from distgan.reports.reproduce import reproduce_command, train_words
 from distgan.reports.run_data import Facts, eval_command, train_command
 
 PRESETS = sorted(path.stem for path in config_folder().glob("*.toml"))
@@ -24,7 +24,7 @@ LISTS = st.lists(st.integers(0, 999), max_size=4)
 def read_back(command: str) -> Config:
     name, train, *words = shlex.split(command)
     assert (name, train) == ("distgan", "train")
-    return training_of(words)[0]
+    return parse_training(words)[0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -41,7 +41,7 @@ def read_back(command: str) -> Config:
     optim=st.fixed_dictionaries({}, optional={"g_lr": st.floats(1e-9, 1), "ema_decay": st.floats(1e-9, 0.999)}),
 )  # fmt: skip
 def test_command_gives_the_recorded_settings(preset: str, name: str | None, **sections: dict[str, Any]) -> None:
-    values = training_of(["--preset", preset])[0].model_dump(mode="json")
+    values = parse_training(["--preset", preset])[0].model_dump(mode="json")
     config = Config.model_validate({table: own | sections.get(table, {}) for table, own in values.items()})
     words = train_words(config, name)
     assert words is not None
@@ -73,7 +73,7 @@ def test_command_gives_the_recorded_settings(preset: str, name: str | None, **se
 )
 def test_command_says_what_shells_and_flags_find_hard(tmp_path: Path, changes: dict[str, Any]) -> None:
     run = make_run(tmp_path / "run", config=changes)
-    assert read_back(again(read(run))) == read(run).config
+    assert read_back(reproduce_command(read(run))) == read(run).config
 
 
 def test_what_belongs_to_one_start_is_not_repeated(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_what_belongs_to_one_start_is_not_repeated(tmp_path: Path) -> None:
     for resume in (own["resume"], "auto", "never"):
         run = make_run(tmp_path / str(resume)[-4:], config={"run": own | {"resume": resume}})
         expected = ["--resume=runs/other/checkpoints/step-6"] if resume == own["resume"] else []
-        words = shlex.split(again(read(run)))
+        words = shlex.split(reproduce_command(read(run)))
         assert [word for word in words if word.startswith(("--resume", "--out", "--allow"))] == expected
 
 
@@ -90,11 +90,11 @@ def test_settings_that_no_flag_can_say_are_those_of_the_file(tmp_path: Path, mon
     """A setting that is unset, and that the preset sets: of another preset's, or of the run's own file."""
     run = read(make_run(tmp_path / "a run", config={"model": {"name": "cgan"}}))
     run = run._replace(environment=Facts({"preset": "cgan-fast"}))  # which sets --clusters
-    assert again(run).startswith("distgan train --model cgan --sample-epochs=")
+    assert reproduce_command(run).startswith("distgan train --model cgan --sample-epochs=")
     base = Config.model_validate({"model": {"name": "cgan"}, "run": {"threads": 2}})
-    monkeypatch.setattr(reproduce, "training_of", lambda words: (base, "cgan"))
+    monkeypatch.setattr(reproduce, "parse_training", lambda words: (base, "cgan"))
     words = ["distgan", "train", "--config", f"{tmp_path}/a run/config.json"]
-    assert shlex.split(again(run)) == words
+    assert shlex.split(reproduce_command(run)) == words
     model = ModelConfig(networks="/a lab/my_gan.py")
     run = run._replace(config=run.config.model_copy(update={"model": model}))
     assert shlex.split(train_command(run, "--dry-run")) == [*words, "--networks", "/a lab/my_gan.py", "--dry-run"]

@@ -14,10 +14,10 @@ from helpers.made_up_runs import about, environment_of, make_run, quality_of, re
 
 from distgan.evaluation.schema import Confusion
 from distgan.reports.comparison import notes_on, plain_lines
-from distgan.reports.comparison_rows import rows_of
+from distgan.reports.comparison_rows import build_rows
 from distgan.reports.pairwise import ComparedRun, compared_runs
 from distgan.reports.report import RunPage, render
-from distgan.reports.report2023 import checks_of, tally_of
+from distgan.reports.report2023 import add_checks, summarise_agreement
 
 Settings = dict[str, Any]
 FEW = {"num_samples": 1, "weights": False}
@@ -246,9 +246,9 @@ def others() -> Sequence[ComparedRun]:
 def compare_text(run: Path) -> str:
     """Text of a comparison of a run beside a C-GAN and a GAN."""
     subjects = [*compared_runs([read(run)]), *others()]
-    rows = checks_of(rows_of(subjects), subjects)
+    rows = add_checks(build_rows(subjects), subjects)
     rows = [row._replace(cells=row.cells[:1]) for row in rows]
-    return "\n".join([*plain_lines(subjects[:1], rows), tally_of(rows), *notes_on(subjects)])
+    return "\n".join([*plain_lines(subjects[:1], rows), summarise_agreement(rows), *notes_on(subjects)])
 
 
 SLOWER = lines(rate=1000.0)

@@ -88,7 +88,7 @@ def test_a_caption_may_be_any_text(text: str) -> None:
     assert picture.width < 5000
 
 
-# -- what is told of the engine ----------------------------------------------------------------------------
+# -- what is reported of the engine ----------------------------------------------------------------------------
 
 
 def test_an_engine_that_gave_way_is_named_at_the_head_of_every_output(

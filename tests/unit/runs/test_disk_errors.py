@@ -27,7 +27,7 @@ def _cheap(monkeypatch: MonkeyPatch) -> None:
 
 @contextmanager
 def failing_disk(number: int, where: str, is_bad: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Each file, folder or name that is made where the pattern matches its path is refused with that error."""
+    """Each file, folder or name that is made where the pattern matches its path is rejected with that error."""
 
     def look(event: str, path: str) -> None:
         if event not in ("os.remove", "os.rmdir") and is_bad() and re.search(where, path):

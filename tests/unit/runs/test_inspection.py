@@ -1,4 +1,4 @@
-"""`distgan checkpoint` shows names and settings as they are, whole at every width, and says which run it shows."""
+"""`distgan checkpoint` shows names and settings as they are, complete at every width, and says which run it shows."""
 
 from pathlib import Path
 

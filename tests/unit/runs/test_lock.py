@@ -57,7 +57,7 @@ def test_the_marker_of_another_machine_is_named_after_a_while(tmp_path: Path) ->
     lock(tmp_path, wait_s=0.2).release()
 
 
-def test_a_folder_that_takes_no_lock_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_takes_no_lock_is_reported(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
     with pytest.raises(OSError, match="lock"):
         lock(tmp_path, wait_s=0.2)

@@ -15,9 +15,9 @@ from helpers.runs import checkpoint, checkpoint_names, expect_user_error, losses
 from helpers.small_runs import make_cheap, small_config, train_small
 
 from distgan.benchmark import results
-from distgan.benchmark.convergence import claimed
+from distgan.benchmark.convergence import lock_output
 from distgan.config.command_settings import EvalConfig, SampleConfig
-from distgan.config.presets import training_of
+from distgan.config.presets import parse_training
 from distgan.config.schema import Config
 from distgan.data.base import load_dataset
 from distgan.data.image_list import FILE
@@ -64,7 +64,9 @@ def test_a_run_killed_at_any_file_of_its_start_starts_again(tmp_path: Path) -> N
     assert len(copies) > 20
     for copy in copies:
         names = {path.name for path in copy.iterdir()}
-        assert "config.json" in names or not {"metrics.jsonl", "checkpoints"} & names, "with --out alone it goes on too"
+        assert "config.json" in names or not {"metrics.jsonl", "checkpoints"} & names, (
+            "with --out alone it continues too"
+        )
         train_small(copy, log_every=1, max_steps=2)
         assert_same(copy, tmp_path / "run")
 
@@ -78,7 +80,7 @@ def test_a_run_on_own_images_killed_at_its_start_starts_again(
     flags = [*own_recipe(name, tmp_path, 24), "--batch-size", "8", "--max-steps", "2"]
 
     def train_own(folder: Path) -> None:
-        train(training_of([*flags, "--out", str(folder)])[0], name, Startup())
+        train(parse_training([*flags, "--out", str(folder)])[0], name, Startup())
 
     copies = killed_at_start(tmp_path / "run", lambda: train_own(tmp_path / "run"))
     assert any((copy / FILE).exists() for copy in copies)
@@ -117,9 +119,9 @@ def test_what_an_older_version_left_when_it_was_killed_is_taken_up(tmp_path: Pat
         lambda out: check_unused_folder(out, may_hold_run=True),
         lambda out: out_folder("images.npz", EvalConfig(out=out), 100),
         lambda out: results.new_folder(out, "throughput"),
-        lambda out: claimed(out).__enter__(),
+        lambda out: lock_output(out).__enter__(),
     ],
-    ids=["train", "eval", "bench", "bench that goes on"],
+    ids=["train", "eval", "bench", "resumed bench"],
 )
 def test_what_systems_and_killed_commands_leave_is_no_foreign_file(
     tmp_path: Path, claim: Callable[[str], object]

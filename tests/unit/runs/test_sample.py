@@ -1,4 +1,4 @@
-"""`distgan sample`: what it draws, and what it refuses."""
+"""`distgan sample`: what it draws, and what it rejects."""
 
 import errno
 import io
@@ -47,7 +47,7 @@ def test_arrays_are_as_promised(tmp_path: Path) -> None:
     assert set(arrays) == {"images"}
 
 
-def test_digits_are_asked_for_in_turn(tmp_path: Path) -> None:
+def test_digits_are_requested_in_turn(tmp_path: Path) -> None:
     run = weights(tmp_path / "run")
     arrays = draw(run, tmp_path / "a.npz", num=7, classes=["3", "8"])
     assert arrays["labels"].tolist() == [3, 8, 3, 8, 3, 8, 3]
@@ -65,7 +65,7 @@ def test_images_are_the_generators(tmp_path: Path) -> None:
     assert np.abs(arrays["images"].astype(float) - (images + 1) * 127.5).max() <= 0.51
 
 
-def test_moving_average_unless_told_otherwise(tmp_path: Path) -> None:
+def test_moving_average_by_default(tmp_path: Path) -> None:
     run = weights(tmp_path / "run")
     averaged = draw(run, tmp_path / "a.npz", num=4)["images"]
     plain = draw(run, tmp_path / "b.npz", num=4, ema=False)["images"]
@@ -204,7 +204,7 @@ def test_error_in_the_middle_leaves_no_file(tmp_path: Path, monkeypatch: MonkeyP
         ({"num": 100_000, "classes": ["1", "2"] * 5_000}, None),
     ],
 )
-def test_picture_that_nothing_opens_is_refused_before_it_is_drawn(
+def test_picture_that_nothing_opens_is_rejected_before_it_is_drawn(
     tmp_path: Path, settings_: dict[str, Any], most: int | None
 ) -> None:
     flag, run = "--num ... 100000 ... [image-count]" if most else "--classes", weights(tmp_path / "run")
@@ -223,7 +223,7 @@ def test_the_largest_picture_is_opened(tmp_path: Path, monkeypatch: MonkeyPatch)
         assert 1_900 < max(picture.size) <= 2_000
 
 
-def test_animation_of_hours_is_refused(tmp_path: Path) -> None:
+def test_animation_of_hours_is_rejected(tmp_path: Path) -> None:
     with expect_user_error("--num ... 100000 ... [image-count]", "at most 200 in a .gif", code="bad-value"):
         sample(str(weights(tmp_path / "run")), SampleConfig(out=str(tmp_path / "a.gif"), num=100_000, interpolate=True))
 
@@ -284,7 +284,7 @@ def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("out", "code"), [("nowhere/a.png", "not-found"), ("run.png", "bad-value"), ("/proc/a.png", "unwritable")]
 )
-def test_where_nothing_can_be_written_is_refused_before_anything_is_read(tmp_path: Path, out: str, code: str) -> None:
+def test_where_nothing_can_be_written_is_rejected_before_anything_is_read(tmp_path: Path, out: str, code: str) -> None:
     (tmp_path / "run.png").mkdir()
     with expect_user_error("--out ", out, code=code):
         sample("no weights", SampleConfig(out=str(tmp_path / out)))
@@ -298,7 +298,7 @@ def error_of(where: Path | str, out: Path | str = "x.png", **settings: object) -
     return f"{error.value} {format_codes(error.value)}"
 
 
-def test_what_can_not_be_drawn_is_refused(tmp_path: Path) -> None:
+def test_what_can_not_be_drawn_is_rejected(tmp_path: Path) -> None:
     gan = weights(tmp_path / "gan", "vanilla")
     assert fits("--classes: ... [setting-not-applicable]", error_of(gan, classes=["1"]))
     assert fits("--out: ... (images.jpg) ... .png, .gif, .npz [bad-path]", error_of(gan, out="images.jpg"))
@@ -308,7 +308,7 @@ def test_what_can_not_be_drawn_is_refused(tmp_path: Path) -> None:
     assert fits("empty: ... weights/generator.safetensors ... [no-weights]", error_of(tmp_path / "empty"))
 
 
-def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_rejected(tmp_path: Path) -> None:
     run = weights(tmp_path / "run")
     path = run / "weights" / "generator_ema.safetensors"
     torch.manual_seed(0)
@@ -342,7 +342,7 @@ NAN, INF = float("nan"), float("inf")
         ("stem.1.num_batches_tracked", lambda t: t.float(), "float32 ... int64 ... [wrong-weights]"),
     ],
 )
-def test_weights_that_are_no_finite_numbers_are_refused(tmp_path: Path, key: str, change: Any, words: str) -> None:
+def test_weights_that_are_no_finite_numbers_are_rejected(tmp_path: Path, key: str, change: Any, words: str) -> None:
     run = weights(tmp_path / "run")
     path = run / "weights" / "generator_ema.safetensors"
     own = load_file(path)
@@ -351,7 +351,7 @@ def test_weights_that_are_no_finite_numbers_are_refused(tmp_path: Path, key: str
         sample(str(run), SampleConfig(out=str(tmp_path / "x.png")))
 
 
-def test_finite_weights_that_draw_no_numbers_are_refused(tmp_path: Path) -> None:
+def test_finite_weights_that_draw_no_numbers_are_rejected(tmp_path: Path) -> None:
     run = weights(tmp_path / "run")
     path = run / "weights" / "generator_ema.safetensors"
     own = load_file(path)
@@ -453,14 +453,14 @@ def test_any_header_of_weights_is_one_clear_error(
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:100], lambda raw: b"", lambda raw: b"\xff" * 8 + raw[8:]])
-def test_damaged_weights_are_refused(tmp_path: Path, damage: object) -> None:
+def test_damaged_weights_are_rejected(tmp_path: Path, damage: object) -> None:
     run = weights(tmp_path / "run")
     path = run / "weights" / "generator_ema.safetensors"
     path.write_bytes(damage(path.read_bytes()))
     assert fits(f"{path}: ... [damaged-file]", error_of(run))
 
 
-def test_missing_and_damaged_config_are_refused(tmp_path: Path) -> None:
+def test_missing_and_damaged_config_are_rejected(tmp_path: Path) -> None:
     run = weights(tmp_path / "run")
     path = run / "weights" / "config.json"
     path.write_text(json.dumps({"model": {"name": "cgan", "wdth": 1}}))

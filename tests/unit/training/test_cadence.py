@@ -74,7 +74,7 @@ def test_an_engine_may_run_to_the_next_step_at_which_something_may_be_due(
     assert not any(any(due) for due in skipped)
 
 
-def test_all_ranks_ask_each_other_now_and_then() -> None:
+def test_ranks_poll_each_other_at_intervals() -> None:
     """Even where an epoch is long: they would not hear of a stop."""
     rule = Cadence.from_config(Config(run=RunConfig(log_every=1000)), 600, 600)
     assert rule.next_event(0) == 25

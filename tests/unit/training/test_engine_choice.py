@@ -16,14 +16,14 @@ from distgan.training.engines.selection import (
     FIRST_BLOCK_S,
     RACE_S,
     EngineSelection,
-    compiling_pays,
+    estimate_compile_gain,
     fallback_notice,
     remaining_steps,
 )
 
 
 class Machine:
-    """A machine on which everything takes the milliseconds that it is given, by a clock of its own.
+    """A machine on which everything takes the milliseconds that it is given, by its own clock.
 
     `eager`, `graph` and `compiled` are those of a step, `layer` those to compile a layer for one shape.
     """
@@ -112,7 +112,7 @@ def test_a_race_that_fails_leaves_the_graph_that_was_right(monkeypatch: MonkeyPa
         ({"eager": 2, "graph": 5}, 10**6, "eager", "the faster one: 2,000 microseconds per step, graph 5,000"),
         ({"eager": 5, "graph": 2}, 8_000, "graph", "the faster one: 2,000 microseconds per step, eager 5,000 "
          "microseconds; not compiled inside: of 16 s of remaining steps it may save 4 s, and takes about 5 s"),
-        # 30 s of steps: half of what the rule asked for when it knew no times.
+        # 30 s of steps: half of what the rule requested when it knew no times.
         ({"eager": 5, "graph": 2, "layer": 20}, 15_000, "graph-compiled", "the faster one: 2,000 microseconds per "
          "step, eager 5,000 microseconds, compiled inside 1,000 microseconds"),
         ({"eager": 5, "graph": 2, "layer": 1000}, 15_000, "graph", "not compiled inside: of 30 s of remaining steps it "
@@ -148,7 +148,7 @@ def test_a_race_takes_a_second(monkeypatch: MonkeyPatch, step_ms: float) -> None
     assert machine.num_eager < 100
 
 
-def test_the_choice_is_not_asked_on_a_cpu(monkeypatch: MonkeyPatch) -> None:
+def test_no_race_on_a_cpu(monkeypatch: MonkeyPatch) -> None:
     machine = Machine(monkeypatch, eager=1, graph=1)
     run = machine.training()
     run.capture = None
@@ -158,7 +158,7 @@ def test_the_choice_is_not_asked_on_a_cpu(monkeypatch: MonkeyPatch) -> None:
 
 
 def other_rank(run: Training, monkeypatch: MonkeyPatch, answers: dict[type, Any]) -> None:
-    """Let there be a second rank, which says this whenever all are asked for a value of that type."""
+    """Let there be a second rank, which says this whenever all gather a value of that type."""
 
     def all_gather_object(value: Any) -> list[Any]:
         answer = answers.get(type(value), value)
@@ -188,7 +188,7 @@ def test_a_rank_that_fails_is_followed_by_all(monkeypatch: MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("attribute", "value"), [("strategy", "ZeRO 2"), ("precision", "fp16")]
 )  # fmt: skip
-def test_auto_is_no_fallback_where_no_graph_was_asked_for(monkeypatch: MonkeyPatch, attribute: str, value: str) -> None:
+def test_auto_is_no_fallback_where_no_graph_was_requested(monkeypatch: MonkeyPatch, attribute: str, value: str) -> None:
     run = Machine(monkeypatch, eager=4, graph=2).training()
     monkeypatch.setattr(run.runtime, attribute, value)
     choice = run.build().selection
@@ -219,11 +219,11 @@ def test_auto_is_no_fallback_where_no_graph_was_asked_for(monkeypatch: MonkeyPat
 def test_compiling_pays_where_it_saves_more_than_it_takes(
     steps_left: int, step_s: float, compile_s: float, expected: bool, words: str
 ) -> None:
-    assert compiling_pays(steps_left, step_s, compile_s) == (expected, words)
+    assert estimate_compile_gain(steps_left, step_s, compile_s) == (expected, words)
 
 
 def test_a_penalty_is_not_compiled_inside(monkeypatch: MonkeyPatch) -> None:
-    """Not tried, and not told as a failure: torch.compile has no second derivative."""
+    """Not tried, and not reported as a failure: torch.compile has no second derivative."""
     choice = Machine(monkeypatch, eager=5, graph=2).training("r1", total_steps=10**6).build().selection
     assert (choice.name, choice.is_fallback) == ("graph", False)
     assert choice.why.endswith("not compiled inside: the penalty needs a second derivative, which torch.compile lacks")
@@ -253,7 +253,7 @@ def test_compiled_graphs_give_way_to_graphs(monkeypatch: MonkeyPatch, engine: st
     assert run.gan.generator.main._compiled_call_impl is None
 
 
-# -- what is told of it ------------------------------------------------------------------------------------
+# -- what is reported of it ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

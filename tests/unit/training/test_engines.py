@@ -63,7 +63,7 @@ def test_a_replay_takes_several_steps_but_none_past_the_limit() -> None:
     for limit in (100, 8, 8, 100, 100, 100):
         stats, num_images = graph.build().advance(limit)
         taken.append((len(stats), num_images))
-    # Epochs of 8 whole batches and one of 6 images.
+    # Epochs of 8 complete batches and one of 6 images.
     assert taken == [(5, 40), (1, 8), (1, 8), (1, 6), (5, 40), (1, 8)]
     assert graph.gan.step == graph.batches.step == 15
 
@@ -186,17 +186,17 @@ def test_untouched_puts_everything_back_when_steps_fail() -> None:
     assert largest_difference(before, run.gan.state()) == 0
 
 
-def test_a_check_that_fails_is_asked_once_more_over_more_steps(monkeypatch: MonkeyPatch) -> None:
+def test_a_check_that_fails_is_repeated_once_over_more_steps(monkeypatch: MonkeyPatch) -> None:
     """Rounding may turn Adam's very first steps round, which is no reason to train several times slower."""
-    asked = []
+    steps = []
 
     def parity(*arguments: Any) -> Parity:
-        asked.append(arguments[-1])
-        return Parity(asked[-1], 0.0, 0.9 if len(asked) == 1 else 0.0, (1e-3, 0.1))
+        steps.append(arguments[-1])
+        return Parity(steps[-1], 0.0, 0.9 if len(steps) == 1 else 0.0, (1e-3, 0.1))
 
     monkeypatch.setattr(engines, "measure_parity", parity)
     assert Training("cgan", "graph", capture=capture).build().selection.name == "graph"
-    assert asked == [3, 20]
+    assert steps == [3, 20]
 
 
 def test_an_older_graph_is_not_freed_during_a_capture() -> None:
@@ -226,7 +226,7 @@ def test_a_compiler_that_computes_something_else_is_found_out(monkeypatch: Monke
 
 
 def test_lines_of_a_gpu_come_one_late_and_none_is_lost(tmp_path: Path) -> None:
-    """The device is told of the next steps before anybody waits for the last ones."""
+    """The next steps are queued on the device before anybody waits for the last ones."""
     runtime: Any = SimpleNamespace(
         device=SimpleNamespace(type="cuda"), is_main=True, mean=lambda values: values, synchronize=lambda: None,
         track=lambda *_: None, peak_memory_gib=lambda: 0.0,

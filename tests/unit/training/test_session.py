@@ -99,14 +99,14 @@ def test_two_trainings_in_one_process_leave_nothing_behind(tmp_path: Path) -> No
 
 def test_a_folder_can_be_taken_up_again_by_the_same_process(tmp_path: Path) -> None:
     """The lock is released at the end: half of a run, then the rest."""
-    train(small_config(tmp_path / "whole"), "cgan", Startup())
+    train(small_config(tmp_path / "full"), "cgan", Startup())
     for steps in (3, None):
         train(small_config(tmp_path / "halves", max_steps=steps), "cgan", Startup())
-    whole, halves = final_state(tmp_path / "whole"), final_state(tmp_path / "halves")
-    assert all(torch.equal(whole[key], halves[key]) for key in whole)
+    full, halves = final_state(tmp_path / "full"), final_state(tmp_path / "halves")
+    assert all(torch.equal(full[key], halves[key]) for key in full)
 
 
-@pytest.mark.parametrize("how", ["refused", "fails", "stopped", "raises"])
+@pytest.mark.parametrize("how", ["rejected", "fails", "stopped", "raises"])
 def test_a_training_that_ends_early_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -114,7 +114,7 @@ def test_a_training_that_ends_early_leaves_nothing_behind(
     before = process_state()
     settings: dict[str, Any] = {}
     match how:
-        case "refused":
+        case "rejected":
             (tmp_path / "run").mkdir()
             (tmp_path / "run" / "mine").touch()
             error: type[BaseException] = UserError
@@ -139,7 +139,7 @@ def _broken() -> torch.Tensor:
 
 
 def test_one_zero_training_after_another(tmp_path: Path) -> None:
-    """DeepSpeed has a state of its own in the process."""
+    """DeepSpeed has its own state in the process."""
     pytest.importorskip("deepspeed")
     states = []
     for name in ("one", "two"):

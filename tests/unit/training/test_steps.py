@@ -210,7 +210,7 @@ def test_parts_of_a_batch_are_the_same_rows_on_any_ranks(num: int, start: int, w
             everyones[index] |= set(own[places].tolist())
         assert rows == own.tolist()
         assert sum(weights) == pytest.approx(shard.weight)
-        assert shard.rows == range(start, start + num), "and afterwards the whole batch again"
+        assert shard.rows == range(start, start + num), "and afterwards the complete batch again"
     bounds = [num * index // parts for index in range(parts + 1)]
     assert everyones == [set(range(a, b)) for a, b in pairwise(bounds)]
 
@@ -224,8 +224,8 @@ def started(seed: int, step: int, shard: BatchShard, latent_shape: tuple[int, ..
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 @pytest.mark.parametrize("num", [12, 10])
 def test_ranks_together_draw_what_one_process_draws(world_size: int, num: int) -> None:
-    whole = started(3, 11, holding(num))
-    draws = whole.z(), whole.z(), whole.uniform()
+    full = started(3, 11, holding(num))
+    draws = full.z(), full.z(), full.uniform()
     for rank in range(world_size):
         part = started(3, 11, holding(num, rank, world_size))
         for drawn, own in zip(draws, (part.z(), part.z(), part.uniform()), strict=True):
@@ -243,7 +243,7 @@ def test_noise_depends_on_step_seed_pass_and_row() -> None:
     assert all(map(torch.equal, drawn, again))
     for other in (draw(2, 2, 0), draw(1, 3, 0), draw(1, 2, 1)):
         assert not any(map(torch.equal, drawn, other))
-    assert not torch.equal(drawn[0], drawn[1]), "each draw has numbers of its own"
+    assert not torch.equal(drawn[0], drawn[1]), "each draw has its own numbers"
     assert not torch.equal(drawn[2], drawn[3]), "and each layer"
     assert len(drawn[0].unique()) == drawn[0].numel()
     assert len({step_key(seed, step) for seed in range(50) for step in range(50)}) == 2500
@@ -379,10 +379,10 @@ def test_dropouts_mask_is_that_of_one_process(shape: tuple[int, ...], world_size
         noise.begin_forward()
         return module(x[shard.row_indices(CPU)].repeat(blocks, *[1] * (x.ndim - 1)))
 
-    whole = dropped(holding(len(x)))
-    assert 0 < (whole == 0).sum() < whole.numel()
+    full = dropped(holding(len(x)))
+    assert 0 < (full == 0).sum() < full.numel()
     for rank in range(world_size):
-        expected = torch.cat([block[rank::world_size] for block in whole.chunk(blocks)])
+        expected = torch.cat([block[rank::world_size] for block in full.chunk(blocks)])
         assert torch.equal(dropped(holding(len(x), rank, world_size)), expected)
 
 

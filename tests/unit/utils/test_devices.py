@@ -15,7 +15,7 @@ from distgan.distributed.runtime import open_runtime
 from distgan.utils import hardware
 
 
-def test_fewer_gpus_than_processes_are_refused(monkeypatch: MonkeyPatch) -> None:
+def test_fewer_gpus_than_processes_are_rejected(monkeypatch: MonkeyPatch) -> None:
     from distgan.utils.devices import set_local_gpu
 
     monkeypatch.setenv("LOCAL_RANK", "2")
@@ -39,7 +39,7 @@ def test_fewer_gpus_than_processes_are_refused(monkeypatch: MonkeyPatch) -> None
             "auto: a probe takes bf16 3 ms, float32 2 ms",
         ),  # as an Intel Xeon without AMX
         (set(), "fp32", 1, "fp32", "auto: no bf16 arithmetic here"),
-        (set(), "bf16", 3, "bf16", ""),  # somebody asked for it
+        (set(), "bf16", 3, "bf16", ""),  # somebody requested it
     ],
 )
 def test_auto_precision_is_bf16_where_it_is_faster(
@@ -68,7 +68,7 @@ def pretended(float32_ms: float, bf16_ms: float) -> dict[str, Any]:
     return {"clock": lambda: spent[0], "probe": probe}
 
 
-def test_a_precision_that_is_asked_for_is_not_raced(monkeypatch: MonkeyPatch) -> None:
+def test_a_precision_that_is_requested_is_not_raced(monkeypatch: MonkeyPatch) -> None:
     """Nor does the probe of one that is not draw from the generators that a training has."""
     monkeypatch.setattr(hardware, "cpu_flags", lambda: {"avx512_bf16"})
     before = torch.get_rng_state()
@@ -77,9 +77,9 @@ def test_a_precision_that_is_asked_for_is_not_raced(monkeypatch: MonkeyPatch) ->
     assert 0 < bf16_s < math.inf
     assert torch.equal(before, torch.get_rng_state())
     monkeypatch.setattr(precision, "time_precisions", lambda _: pytest.fail("a probe"))
-    for asked in ("fp32", "bf16", None):
-        with open_runtime(Config(run=RunConfig(device="cpu", precision=asked))) as runtime:
-            assert (runtime.precision, runtime.precision_note) == (asked or "fp32", "")
+    for requested in ("fp32", "bf16", None):
+        with open_runtime(Config(run=RunConfig(device="cpu", precision=requested))) as runtime:
+            assert (runtime.precision, runtime.precision_note) == (requested or "fp32", "")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_all_ranks_take_one_precision(
 
 
 @pytest.mark.parametrize(
-    ("device", "asked", "is_native", "is_told"),
+    ("device", "requested", "is_native", "is_reported"),
     [
         ("cuda", None, True, True),
         ("cuda", "fp32", True, False),
@@ -113,13 +113,13 @@ def test_all_ranks_take_one_precision(
         ("cpu", None, True, False),
     ],
 )
-def test_float32_that_nobody_asked_for_names_the_faster_flag_on_a_gpu(
-    monkeypatch: MonkeyPatch, device: str, asked: str | None, is_native: bool, is_told: bool
+def test_float32_that_nobody_requested_names_the_faster_flag_on_a_gpu(
+    monkeypatch: MonkeyPatch, device: str, requested: str | None, is_native: bool, is_reported: bool
 ) -> None:
     monkeypatch.setattr(precision, "has_native_bf16", lambda *, is_cpu: is_native)
-    wanted = env.resolve_precision(asked, is_cpu=device == "cpu")
-    chosen = precision.choose_precision(wanted, torch.device(device), is_unset=asked is None)
-    assert chosen == ("fp32", "several times slower here than --precision bf16" if is_told else "")
+    wanted = env.resolve_precision(requested, is_cpu=device == "cpu")
+    chosen = precision.choose_precision(wanted, torch.device(device), is_unset=requested is None)
+    assert chosen == ("fp32", "several times slower here than --precision bf16" if is_reported else "")
 
 
 @pytest.mark.parametrize(("processes", "expected"), [(None, None), (1, 6), (2, 3), (8, 1)])

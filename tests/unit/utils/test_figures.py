@@ -1,4 +1,4 @@
-"""Figures of matplotlib are written whole, at the size that was asked for."""
+"""Figures of matplotlib are written completely, at the size that was requested."""
 
 from pathlib import Path
 

@@ -69,7 +69,7 @@ def test_a_damaged_model_is_named_in_one_line(content: Any, message: str, tmp_pa
     assert len(str(error.value)) < len(str(path)) + 300
 
 
-def test_a_whole_model_is_read(tmp_path: Path) -> None:
+def test_a_complete_model_is_read(tmp_path: Path) -> None:
     path = written(tmp_path / "file.json", {"format": 1, "parts": [{"share": 0.5}]})
     assert read_model(path, Outer, 1000, version=1, rule="ours").parts[0].share == 0.5
     with expect_user_error("[not-found]"):

@@ -13,7 +13,7 @@ from distgan.utils import operating_system
 from distgan.utils.files import read_limited
 
 
-def test_a_link_is_not_followed_where_opening_can_not_refuse_it(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+def test_a_link_is_not_followed_where_opening_can_not_reject_it(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"text")
     (tmp_path / "link").symlink_to("file")
     for name in ("O_NOFOLLOW", "O_NONBLOCK"):
@@ -24,7 +24,7 @@ def test_a_link_is_not_followed_where_opening_can_not_refuse_it(tmp_path: Path, 
         monkeypatch.delattr(os, name)
 
 
-def test_memory_is_told_without_the_module_resource(monkeypatch: MonkeyPatch) -> None:
+def test_memory_is_reported_without_the_module_resource(monkeypatch: MonkeyPatch) -> None:
     peak = operating_system.peak_memory_bytes()
     monkeypatch.setattr(operating_system, "resource", None)
     assert 2**20 < operating_system.peak_memory_bytes() <= 1.1 * peak

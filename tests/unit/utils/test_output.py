@@ -43,7 +43,7 @@ def damaged() -> None:
 
 
 def commands(monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "run_command", lambda name: {"ok": lambda: print_line("whole"), "bad": damaged}[name]())
+    monkeypatch.setattr(cli, "run_command", lambda name: {"ok": lambda: print_line("complete"), "bad": damaged}[name]())
 
 
 @pytest.mark.parametrize(

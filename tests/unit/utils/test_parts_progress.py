@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 from helpers.runs import Capture, MonkeyPatch
 
-from distgan.utils.parts_progress import PartsProgress, duration
+from distgan.utils.parts_progress import PartsProgress, format_hms
 
 
 @pytest.fixture(autouse=True)
@@ -53,4 +53,4 @@ def test_a_bar_on_a_terminal(monkeypatch: MonkeyPatch) -> None:
 
 
 def test_durations() -> None:
-    assert [duration(seconds) for seconds in (0, 59.6, 61, 3723)] == ["0:00", "1:00", "1:01", "1:02:03"]
+    assert [format_hms(seconds) for seconds in (0, 59.6, 61, 3723)] == ["0:00", "1:00", "1:01", "1:02:03"]

@@ -90,7 +90,7 @@ TABLES = st.integers(1, 7).flatmap(
 
 @settings(max_examples=100, deadline=None)
 @given(content=TABLES, width=st.integers(20, 120), kept=st.sets(st.integers(0, 6)))
-def test_any_table_is_whole_at_any_width(
+def test_any_table_is_complete_at_any_width(
     content: tuple[list[str], list[tuple[str, ...]]], width: int, kept: set[int]
 ) -> None:
     heads, rows = content
@@ -113,7 +113,7 @@ def test_any_table_is_whole_at_any_width(
 
 
 def test_a_file_has_a_width_of_its_own_and_no_bars(monkeypatch: MonkeyPatch, capsys: Capture) -> None:
-    """$FORCE_COLOR asks for colours; that makes no terminal of a log."""
+    """$FORCE_COLOR requests colours; that makes no terminal of a log."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.delenv("COLUMNS", raising=False)
     console = TerminalConsole()
