@@ -4,11 +4,9 @@ Each failure is one sentence that names the layer. What only costs something (th
 number of processes) is a note, and what it costs is left out of the training. On one process, in seconds.
 """
 
-import copy
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from itertools import chain
 from typing import Any
 
@@ -16,17 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from distgan.config.schema import Config
-from distgan.distributed import env
 from distgan.distributed.sharding import BatchShard
 from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
-from distgan.models.user_networks import describe_error, describe_value, loaded
-from distgan.training.forward_watch import ForwardWatch, module_state, watched_draws
+from distgan.models.user_networks import describe_value
+from distgan.training.forward_watch import watched_draws
 from distgan.training.gan import Traits
 from distgan.training.losses import find_loss
+from distgan.training.network_trial import NetworkTrial
 from distgan.training.resume_trial import STEPS, ResumeTrial
-from distgan.training.trial_inputs import ROWS, draw_inputs, with_noise
-from distgan.training.weights_check import find_differing_buffer, find_problem
+from distgan.training.state_check import check_copy, check_state
+from distgan.training.trial_inputs import ROWS
+from distgan.training.weights_check import find_problem
 
 _SCALE = 4.0
 
@@ -46,32 +45,20 @@ def check_contract(config: Config, device: torch.device) -> Traits:
             torch.set_default_dtype(dtype)
 
 
-class _Contract:
+class _Contract(NetworkTrial):
     """The checks, in their order: each may rely on those before it."""
-
-    def __init__(self, config: Config, device: torch.device):
-        self.config, self.device = config, device
-        networks = loaded(config.model)
-        self.where = f"--networks {networks.path}" if networks else f"--family {config.model.family}"
-        self.root = networks.root if networks else None
-        self.notes: list[str] = []
-        self.draws: dict[str, list[str]] = defaultdict(list)
-        self.syncs: list[str] = []
 
     def check(self) -> Traits:
         generator, discriminator = self.build()
-        with self.errors_named("z of generator.latent_shape"):
-            self.inputs, self.others = (draw_inputs(generator, self.config.model, self.device, seed) for seed in (0, 1))
-        self.z, self.images, self.labels = self.inputs
-        for name, network in (("generator", generator), ("discriminator", discriminator)):
-            self.check_can_be_copied(name, network)
+        pair = {"generator": generator, "discriminator": discriminator}
+        self.draw_inputs(generator)
         self.check_outputs(generator, discriminator)
         self.check_loss()
-        for name, network in (("generator", generator), ("discriminator", discriminator)):
-            self.check_copy(name, network)
+        for name, network in pair.items():
+            check_copy(self, name, network)
         self.check_gradients(generator, discriminator)
-        for name, network in (("generator", generator), ("discriminator", discriminator)):
-            self.check_state(name, network)
+        for name, network in pair.items():
+            check_state(self, name, network)
         g_mixes = self.mixes_rows("generator", generator)
         mixes_by_layer = d_mixes = self.mixes_rows("discriminator", discriminator)
         if g_mixes or d_mixes:
@@ -95,12 +82,6 @@ class _Contract:
         self.check_steps(traits)
         return traits
 
-    def contract_error(self, text: str, error: BaseException | None = None) -> UserError:
-        """Return the error to raise for a failed check, with the exception that caused it."""
-        contract_error = UserError(f"{self.where}: {text}", code="bad-networks")
-        contract_error.__cause__ = error
-        return contract_error
-
     # -- building -------------------------------------------------------------------------------------
 
     def build(self) -> tuple[nn.Module, nn.Module]:
@@ -121,36 +102,16 @@ class _Contract:
             )
         return generator, discriminator
 
+    def copies(self, generator: nn.Module, discriminator: nn.Module) -> tuple[nn.Module, nn.Module]:
+        """Return a copy of both in training."""
+        return self.copy("generator", generator).train(), self.copy("discriminator", discriminator).train()
+
     # -- forward --------------------------------------------------------------------------------------
-
-    def run(self, name: str, network: nn.Module, *inputs: Tensor) -> Any:
-        """Return what a pass gives, and note what it draws and reads."""
-        watch = ForwardWatch(name, network)
-        try:
-            with watch.watching():
-                output = network(*inputs)
-        except (Exception, SystemExit) as error:
-            takes = f"forward({'z' if name == 'generator' else 'images'}, labels)"
-            expected = f". Expected: {takes}" if isinstance(error, TypeError) and "argument" in str(error) else ""
-            raise self.contract_error(f"{watch.layer} fails: {self.described(error)}{expected}", error) from error
-        self.draws[name] += [f"{layer}: {what}" for layer, what in watch.draws.items()]
-        self.syncs += [f"{layer}: {what}" for layer, what in watch.syncs.items()]
-        if watch.foreign:
-            raise self.contract_error(
-                f"{name} draws from {watch.foreign[0]} in forward, which no checkpoint keeps. Expected: "
-                "distgan.noise.Normal, or torch's"
-            )
-        if watch.printed:
-            self.notes.append(f"{name} prints in forward, in every step: {watch.printed.splitlines()[0][:60]!r}")
-        return output
-
-    def described(self, error: BaseException) -> str:
-        return describe_error(error, self.root) if self.root else f"{type(error).__name__}: {error}"
 
     def check_outputs(self, generator: nn.Module, discriminator: nn.Module) -> None:
         largest = 0.0
         for is_training in (False, True):
-            g, d = (self.with_noise(copy.deepcopy(each)).train(is_training) for each in (generator, discriminator))
+            g, d = (each.train(is_training) for each in self.copies(generator, discriminator))
             with torch.no_grad():
                 images = self.run("generator", g, self.z, self.labels)
                 self.check_output("generator", images, tuple(self.images.shape), "images (N, C, H, W)")
@@ -158,7 +119,7 @@ class _Contract:
                 self.check_output("discriminator", logits, (ROWS, 1), "logits (N, 1)")
             largest = max(largest, float(images.abs().max()))
         with torch.no_grad(), self.errors_named("generator with larger weights"):
-            wide = self.with_noise(copy.deepcopy(generator)).train()
+            wide = self.copy("generator", generator).train()
             for parameter in wide.parameters():
                 parameter.mul_(_SCALE)
             reach = wide(self.z * _SCALE, self.labels).abs()
@@ -192,7 +153,7 @@ class _Contract:
 
     def check_gradients(self, generator: nn.Module, discriminator: nn.Module) -> None:
         """Take a gradient of each network by the way that a step takes."""
-        g, d = (self.with_noise(copy.deepcopy(each)).train() for each in (generator, discriminator))
+        g, d = self.copies(generator, discriminator)
         with self.errors_named("the backward pass"):
             logits = d(g(self.z, self.labels), self.labels)
             with watched_draws(generator=g, discriminator=d) as again:
@@ -223,7 +184,7 @@ class _Contract:
 
     def takes_channels_last(self, generator: nn.Module, discriminator: nn.Module) -> bool:
         """Return whether they run with weights as a GPU likes them, after which not every tensor can be viewed."""
-        g, d = (self.with_noise(copy.deepcopy(each)).train() for each in (generator, discriminator))
+        g, d = self.copies(generator, discriminator)
         try:
             for network in (g, d):
                 network.to(memory_format=torch.channels_last)  # which weights of five dimensions do not take
@@ -232,90 +193,7 @@ class _Contract:
             return False
         return True
 
-    # -- state ----------------------------------------------------------------------------------------
-
-    def check_state(self, name: str, network: nn.Module) -> None:
-        """Look for what a pass changes and a checkpoint does not keep."""
-        network = self.with_noise(copy.deepcopy(network)).train()
-        saved = set(network.state_dict())
-        buffers = {key: (value, value.clone()) for key, value in network.named_buffers()}
-        before = {path: module_state(module) for path, module in network.named_modules()}
-        weights = {key: value.detach().clone() for key, value in network.named_parameters()}
-        self.check_batch_buffers(name, network)
-        with self.errors_named(f"a pass of {name} in training"):
-            network(self.inputs.of(name), self.labels).sum().backward()
-        for key, weight in network.named_parameters():
-            if not torch.equal(weight, weights[key]):
-                raise self.contract_error(
-                    f"{name}.{key} changes in forward, as by max_norm. Expected: weights that only a step changes"
-                )
-        now = dict(network.named_buffers())
-        for key, (value, old) in buffers.items():
-            if now.get(key) is not value:
-                raise self.contract_error(
-                    f"{name}.{key} is a new tensor after a pass, which leaves the old one in the moving average and in "
-                    "graphs. Expected: a buffer that is changed in place, as by copy_() or add_()"
-                )
-            if key not in saved and not torch.equal(value, old):
-                raise self.contract_error(
-                    f"{name}.{key} changes in forward, and no checkpoint keeps it. Expected: register_buffer with "
-                    "persistent=True"
-                )
-        for path, module in network.named_modules():
-            for key, value in module_state(module).items():
-                if before.get(path, {}).get(key) != value:
-                    full = ".".join(filter(None, (name, path, key)))
-                    raise self.contract_error(
-                        f"{full} ({type(module).__name__}) changes in forward, and no checkpoint keeps a Python "
-                        "attribute. Expected: register_buffer, changed in place"
-                    )
-
-    def check_batch_buffers(self, name: str, network: nn.Module) -> None:
-        """Look for buffers that differ between processes, as a pass sets them by the images of its batch."""
-        one, other = (self.with_noise(copy.deepcopy(network)).train() for _ in range(2))
-        with self.errors_named(f"a pass of {name} in training"), torch.no_grad():
-            one(self.inputs.of(name), self.labels)
-            other(self.others.of(name), self.labels)
-        if key := find_differing_buffer(one, other):
-            text = f"{name}.{key} depends on the images of a batch, and so differs between processes"
-            if env.world_size() > 1:
-                raise self.contract_error(f"{text}. Expected: one process, or a buffer that does not")
-            self.notes.append(f"{text}: the networks train on one process only")
-
-    def check_can_be_copied(self, name: str, network: nn.Module) -> None:
-        try:
-            copy.deepcopy(network)
-        except Exception as error:
-            raise self.contract_error(
-                f"{name} can't be copied, as the moving average needs: {self.described(error)}. Expected: no tensor "
-                "with a history as an attribute (nn.utils.parametrizations in place of nn.utils.weight_norm and "
-                "spectral_norm)",
-                error,
-            ) from error
-
-    def check_copy(self, name: str, network: nn.Module) -> None:
-        """Copy the network as the moving average does: the copy may know nothing of the original."""
-        original = copy.deepcopy(network)
-        copies = [copy.deepcopy(original) for _ in range(2)]
-        inputs = self.inputs.of(name)
-        with torch.no_grad(), self.errors_named(f"a copy of {name}"):
-            before = copies[0].eval()(inputs, self.labels)
-            kept = [parameter.clone() for parameter in network.parameters()]
-            for parameter in (*network.parameters(), *original.parameters()):
-                parameter.add_(1)
-            after = copies[1].eval()(inputs, self.labels)
-            for parameter, value in zip(network.parameters(), kept, strict=True):
-                parameter.copy_(value)
-        if not torch.equal(before, after) and not self.draws[name]:
-            raise self.contract_error(
-                f"a copy of {name} still uses the weights of the original, by a function or a list that holds them. "
-                "Expected: layers as attributes, or in an nn.ModuleList"
-            )
-
     # -- what is the same on many processes -----------------------------------------------------------
-
-    def with_noise(self, network: nn.Module, shard: BatchShard | None = None) -> nn.Module:
-        return with_noise(network, self.device, shard)
 
     def mixes_rows(self, name: str, network: nn.Module) -> bool:
         """Return whether a row depends on others, but for BatchNorm.
@@ -325,7 +203,7 @@ class _Contract:
         """
 
         def run(inputs: Tensor, rows: slice, shard: BatchShard) -> Tensor:
-            own = self.with_noise(copy.deepcopy(network), shard).train()
+            own = self.copy(name, network, shard).train()
             for module in own.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
@@ -373,15 +251,6 @@ class _Contract:
                 f"{STEPS} steps, a checkpoint, and {STEPS} more do not end as {2 * STEPS} steps: {key} differs. "
                 "Expected: all that a pass depends on in parameters and buffers"
             )
-
-    @contextmanager
-    def errors_named(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (UserError, torch.OutOfMemoryError):
-            raise
-        except (Exception, SystemExit) as error:
-            raise self.contract_error(f"{what} fails: {self.described(error)}", error) from error
 
 
 class LossFunction(nn.Module):

@@ -261,6 +261,10 @@ def test_networks_go_through_the_contract(tmp_path: Path) -> None:
     config = distgan.Config.from_preset("vanilla", **settings, out=tmp_path / "run")
     with expect_user_error("... (4, 1, 28, 27) ... [bad-networks]"):
         distgan.train(config, dataset=distgan.Dataset(IMAGES), generator=Wide(), discriminator=Discriminator())
+    used = Generator()
+    used.last = used.main(torch.zeros(1, 100))
+    with expect_user_error("... generator.last (Generator) ... [bad-networks]"):
+        distgan.train(config, dataset=distgan.Dataset(IMAGES), generator=used, discriminator=Discriminator())
     with expect_user_error("generator: ... [setting-not-applicable]"):
         distgan.sample(train(tmp_path / "cgan", max_steps=1).folder, generator=Generator())
 

@@ -199,7 +199,18 @@ BAD: dict[str, tuple[Changes, str]] = {
     ),
     "old weight norm": (
         (("spectral_norm(nn.Linear(width, 1))", "nn.utils.weight_norm(nn.Linear(width, 1))"),),
-        "discriminator can't be copied",
+        "discriminator can't be copied ... discriminator.read_out.weight (Linear) holds a tensor ... with its history",
+    ),
+    "a hook that keeps outputs": (
+        (
+            *first("self.kept = []"),
+            (FORWARD, f"        self.main.register_forward_hook(lambda *all: self.kept.append(all[2]))\n\n{FORWARD}"),
+        ),
+        "generator can't be copied ... generator.kept (Generator) holds a tensor of a pass with its history. Expected:",
+    ),
+    "a lock": (
+        first("import threading; self.lock = threading.Lock()"),
+        "generator can't be copied ... generator.lock (Generator) raises TypeError",
     ),
     "a function": (
         (

@@ -1,0 +1,79 @@
+"""Checks of what a pass of a user's network changes, and of what a copy of it shares with the original."""
+
+import torch
+from torch import nn
+
+from distgan.distributed import env
+from distgan.training.forward_watch import module_state
+from distgan.training.network_trial import NetworkTrial
+from distgan.training.weights_check import find_differing_buffer
+
+
+def check_state(trial: NetworkTrial, name: str, network: nn.Module) -> None:
+    """Look for what a pass changes and a checkpoint does not keep."""
+    network = trial.copy(name, network).train()
+    saved = set(network.state_dict())
+    buffers = {key: (value, value.clone()) for key, value in network.named_buffers()}
+    before = {path: module_state(module) for path, module in network.named_modules()}
+    weights = {key: value.detach().clone() for key, value in network.named_parameters()}
+    _check_batch_buffers(trial, name, network)
+    with trial.errors_named(f"a pass of {name} in training"):
+        network(trial.inputs.of(name), trial.labels).sum().backward()
+    for key, weight in network.named_parameters():
+        if not torch.equal(weight, weights[key]):
+            raise trial.contract_error(
+                f"{name}.{key} changes in forward, as by max_norm. Expected: weights that only a step changes"
+            )
+    now = dict(network.named_buffers())
+    for key, (value, old) in buffers.items():
+        if now.get(key) is not value:
+            raise trial.contract_error(
+                f"{name}.{key} is a new tensor after a pass, which leaves the old one in the moving average and in "
+                "graphs. Expected: a buffer that is changed in place, as by copy_() or add_()"
+            )
+        if key not in saved and not torch.equal(value, old):
+            raise trial.contract_error(
+                f"{name}.{key} changes in forward, and no checkpoint keeps it. Expected: register_buffer with "
+                "persistent=True"
+            )
+    for path, module in network.named_modules():
+        for key, value in module_state(module).items():
+            if before.get(path, {}).get(key) != value:
+                full = ".".join(filter(None, (name, path, key)))
+                raise trial.contract_error(
+                    f"{full} ({type(module).__name__}) changes in forward, and no checkpoint keeps a Python "
+                    "attribute. Expected: register_buffer, changed in place"
+                )
+
+
+def _check_batch_buffers(trial: NetworkTrial, name: str, network: nn.Module) -> None:
+    """Look for buffers that differ between processes, as a pass sets them by the images of its batch."""
+    one, other = (trial.copy(name, network).train() for _ in range(2))
+    with trial.errors_named(f"a pass of {name} in training"), torch.no_grad():
+        one(trial.inputs.of(name), trial.labels)
+        other(trial.others.of(name), trial.labels)
+    if key := find_differing_buffer(one, other):
+        text = f"{name}.{key} depends on the images of a batch, and so differs between processes"
+        if env.world_size() > 1:
+            raise trial.contract_error(f"{text}. Expected: one process, or a buffer that does not")
+        trial.notes.append(f"{text}: the networks train on one process only")
+
+
+def check_copy(trial: NetworkTrial, name: str, network: nn.Module) -> None:
+    """Copy the network as the moving average does: the copy may know nothing of the original."""
+    original = trial.copy(name, network)
+    copies = [trial.copy(name, original) for _ in range(2)]
+    inputs = trial.inputs.of(name)
+    with torch.no_grad(), trial.errors_named(f"a copy of {name}"):
+        before = copies[0].eval()(inputs, trial.labels)
+        kept = [parameter.clone() for parameter in network.parameters()]
+        for parameter in (*network.parameters(), *original.parameters()):
+            parameter.add_(1)
+        after = copies[1].eval()(inputs, trial.labels)
+        for parameter, value in zip(network.parameters(), kept, strict=True):
+            parameter.copy_(value)
+    if not torch.equal(before, after) and not trial.draws[name]:
+        raise trial.contract_error(
+            f"a copy of {name} still uses the weights of the original, by a function or a list that holds them. "
+            "Expected: layers as attributes, or in an nn.ModuleList"
+        )
