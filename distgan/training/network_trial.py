@@ -64,7 +64,7 @@ class NetworkTrial:
         """Return what a pass gives, and note what it draws and reads."""
         watch = ForwardWatch(name, network)
         try:
-            with watch.watching():
+            with watch.watching(*inputs):
                 output = network(*inputs)
         except (Exception, SystemExit) as error:
             takes = f"forward({'z' if name == 'generator' else 'images'}, labels)"
@@ -76,6 +76,12 @@ class NetworkTrial:
             raise self.contract_error(
                 f"{name} draws from {watch.foreign[0]} in forward, which no checkpoint keeps. Expected: "
                 "distgan.noise.Normal, or torch's"
+            )
+        if watch.written:
+            what = {"generator": ("z", "labels"), "discriminator": ("images", "labels")}.get(name, ("logits", "logits"))
+            raise self.contract_error(
+                f"{watch.written[0]} changes {what[watch.written[1]]} in place, which other parts of a step read too. "
+                "Expected: an operation that returns a new tensor, or inputs that are cloned first"
             )
         if watch.printed:
             self.notes.append(f"{name} prints in forward, in every step: {watch.printed.splitlines()[0][:60]!r}")

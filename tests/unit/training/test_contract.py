@@ -70,6 +70,7 @@ def test_the_families_fit_without_a_note(family: str, name: str) -> None:
 G_LINE, D_LINE = "return self.main(z).view(-1, *self.shape)", "features = self.features(images)"
 FORWARD = "    def forward(self, z"
 G, D = "generator (Generator)", "discriminator (Discriminator)"
+Z_LINE = "z = z if labels is None else z * self.embed(labels)"
 G_INIT = "        self.shape = (spec.channels, spec.height, spec.width)\n"
 Changes = tuple[tuple[str, str], ...]
 
@@ -211,6 +212,19 @@ BAD: dict[str, tuple[Changes, str]] = {
     "a lock": (
         first("import threading; self.lock = threading.Lock()"),
         "generator can't be copied ... generator.lock (Generator) raises TypeError",
+    ),
+    **{
+        f"changes {what} by {operator}": (((line, f"{code}; {line}"),), f"{layer}: {operator} changes {what} in place")
+        for line, layer, what, operator, code in (
+            (Z_LINE, G, "z", "clamp_", "z.clamp_(-1, 1)"),
+            (G_LINE, G, "labels", "add_", "labels.add_(1).remainder_(3)"),
+            (D_LINE, D, "labels", "add_", "labels.add_(1).remainder_(3)"),
+            (D_LINE, D, "images", "mul_", "images.flatten(1)[:, 0].mul_(2)"),
+        )
+    },
+    "changes images in a layer": (
+        (("nn.Flatten(), spectral", "nn.LeakyReLU(0.2, True), nn.Flatten(), spectral"),),
+        "discriminator.features.0 (LeakyReLU): leaky_relu_ changes images in place",
     ),
     "a function": (
         (
