@@ -23,9 +23,10 @@ from distgan.training.gan import Traits
 from distgan.training.losses import find_loss
 from distgan.training.network_trial import NetworkTrial
 from distgan.training.resume_trial import STEPS, ResumeTrial
-from distgan.training.state_check import check_copy, check_state
+from distgan.training.state_check import check_copy, check_hidden_state, check_state
 from distgan.training.trial_inputs import ROWS
 from distgan.training.weights_check import find_problem
+from distgan.utils.process_state import default_torch_state
 
 _SCALE = 4.0
 
@@ -33,16 +34,11 @@ _SCALE = 4.0
 def check_contract(config: Config, device: torch.device) -> Traits:
     """Return what training has to know of the networks of `config`. Raises UserError for what it can't train.
 
-    Takes no random number of the caller's.
+    Takes no random number of the caller's, and restores what the networks change of torch's settings.
     """
     devices = [device] if device.type == "cuda" else []
-    dtype = torch.get_default_dtype()
-    with torch.random.fork_rng(devices), redirect_stdout(sys.stderr):
-        torch.set_default_dtype(torch.float32)
-        try:
-            return _Contract(config, device).check()
-        finally:
-            torch.set_default_dtype(dtype)
+    with torch.random.fork_rng(devices), default_torch_state(), redirect_stdout(sys.stderr):
+        return _Contract(config, device).check()
 
 
 class _Contract(NetworkTrial):
@@ -59,6 +55,7 @@ class _Contract(NetworkTrial):
         self.check_gradients(generator, discriminator)
         for name, network in pair.items():
             check_state(self, name, network)
+            check_hidden_state(self, name, network)
         g_mixes = self.mixes_rows("generator", generator)
         mixes_by_layer = d_mixes = self.mixes_rows("discriminator", discriminator)
         if g_mixes or d_mixes:
@@ -146,41 +143,73 @@ class _Contract(NetworkTrial):
     def check_loss(self) -> None:
         """Call both functions of the loss, which may be that of the file; its penalty is a part of the steps."""
         loss = find_loss(self.config.optim.loss, self.config.model)
-        logits = torch.linspace(-2, 2, ROWS, device=self.device).view(-1, 1)
+        logits = torch.linspace(-2, 2, ROWS, device=self.device).view(-1, 1).requires_grad_()
         for key, function in (("d_loss", loss.d_loss), ("g_loss", loss.g_loss)):
-            name = f"--loss {self.config.optim.loss}: {key}"
-            self.check_output(name, self.run(name, LossFunction(function), logits, -logits), (), "a scalar")
+            name, values = f"--loss {self.config.optim.loss}: {key}", []
+            for _ in range(2):
+                torch.manual_seed(0)
+                values.append(self.run(name, LossFunction(function), logits, -logits))
+                self.check_output(name, values[-1], (), "a scalar")
+                self.check_has_gradient(name, values[-1], "a scalar")
+            if not torch.equal(*values):
+                raise self.contract_error(
+                    f"{name} depends on earlier calls, which no checkpoint keeps. Expected: a function of the logits"
+                )
+
+    def check_has_gradient(self, name: str, output: Tensor, what: str) -> None:
+        if not output.requires_grad:
+            raise self.contract_error(
+                f"{name} gives {what} without a gradient, as by detach(), .data or torch.no_grad(). Expected: none of "
+                "these on the way to it"
+            )
 
     def check_gradients(self, generator: nn.Module, discriminator: nn.Module) -> None:
         """Take a gradient of each network by the way that a step takes."""
         g, d = self.copies(generator, discriminator)
         with self.errors_named("the backward pass"):
-            logits = d(g(self.z, self.labels), self.labels)
+            images = g(self.z, self.labels)
+            self.check_has_gradient("generator", images, "images")
+            images.retain_grad()
+            logits = d(images, self.labels)
+            self.check_has_gradient("discriminator", logits, "logits")
             with watched_draws(generator=g, discriminator=d) as again:
                 logits.sum().backward()
         if again:
             raise self.contract_error(
                 f"{again[0]} draws anew in the backward pass. Expected: no torch.utils.checkpoint around it"
             )
-        for name, network in (("generator", g), ("discriminator", d)):
-            unused = [key for key, parameter in network.named_parameters() if parameter.grad is None]
-            if unused:
-                more = f", nor do {len(unused) - 1} more" if len(unused) > 1 else ""
+        # D first, through which G's come.
+        self.check_gradients_of("discriminator", d)
+        if images.grad is None:
+            raise self.contract_error(
+                "discriminator gives G no gradient: its logits do not depend on the images, or on detached ones alone. "
+                "Expected: images that are used without detach(), .data or torch.no_grad()"
+            )
+        if not images.grad.isfinite().all():
+            raise self.contract_error(
+                "discriminator has a gradient by the images that is NaN or infinite. Expected: a finite one"
+            )
+        self.check_gradients_of("generator", g)
+
+    def check_gradients_of(self, name: str, network: nn.Module) -> None:
+        unused = [key for key, parameter in network.named_parameters() if parameter.grad is None]
+        if unused:
+            more = f", nor do {len(unused) - 1} more" if len(unused) > 1 else ""
+            raise self.contract_error(
+                f"{name}.{unused[0]} gets no gradient{more}: forward does not use it, or detaches what it gives, and "
+                "several processes would wait for it for ever. Expected: parameters that an output depends on, or none"
+            )
+        for key, parameter in network.named_parameters():
+            assert parameter.grad is not None
+            if parameter.grad.is_sparse:
                 raise self.contract_error(
-                    f"{name}.{unused[0]} gets no gradient{more}: forward does not use it, and several processes would "
-                    "wait for it for ever. Expected: parameters that an output depends on, or none"
+                    f"{name}.{key} gets a sparse gradient, which Adam and several processes do not take. Expected: a "
+                    "layer with sparse=False"
                 )
-            for key, parameter in network.named_parameters():
-                assert parameter.grad is not None
-                if parameter.grad.is_sparse:
-                    raise self.contract_error(
-                        f"{name}.{key} gets a sparse gradient, which Adam and several processes do not take. Expected: "
-                        "a layer with sparse=False"
-                    )
-                if not parameter.grad.isfinite().all():
-                    raise self.contract_error(
-                        f"{name}.{key} gets a gradient that is NaN or infinite. Expected: a finite one"
-                    )
+            if not parameter.grad.isfinite().all():
+                raise self.contract_error(
+                    f"{name}.{key} gets a gradient that is NaN or infinite. Expected: a finite one"
+                )
 
     def takes_channels_last(self, generator: nn.Module, discriminator: nn.Module) -> bool:
         """Return whether they run with weights as a GPU likes them, after which not every tensor can be viewed."""
@@ -248,8 +277,9 @@ class _Contract(NetworkTrial):
             trial.save()
         if key := trial.find_difference(self.where):
             raise self.contract_error(
-                f"{STEPS} steps, a checkpoint, and {STEPS} more do not end as {2 * STEPS} steps: {key} differs. "
-                "Expected: all that a pass depends on in parameters and buffers"
+                f"{STEPS} steps, a checkpoint, and {STEPS} more do not end as {2 * STEPS} steps: {key} is the "
+                "first tensor that differs, by a state of G, D or the loss beside their tensors. Expected: all that a "
+                "pass depends on in parameters and buffers"
             )
 
 

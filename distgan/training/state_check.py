@@ -1,11 +1,12 @@
 """Checks of what a pass of a user's network changes, and of what a copy of it shares with the original."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distgan.distributed import env
 from distgan.training.forward_watch import module_state
 from distgan.training.network_trial import NetworkTrial
+from distgan.training.trial_inputs import with_noise
 from distgan.training.weights_check import find_differing_buffer
 
 
@@ -62,18 +63,48 @@ def _check_batch_buffers(trial: NetworkTrial, name: str, network: nn.Module) -> 
 def check_copy(trial: NetworkTrial, name: str, network: nn.Module) -> None:
     """Copy the network as the moving average does: the copy may know nothing of the original."""
     original = trial.copy(name, network)
-    copies = [trial.copy(name, original) for _ in range(2)]
+    copies = [trial.copy(name, original) for _ in range(3)]
     inputs = trial.inputs.of(name)
     with torch.no_grad(), trial.errors_named(f"a copy of {name}"):
-        before = copies[0].eval()(inputs, trial.labels)
+        before, again = (each.eval()(inputs, trial.labels) for each in copies[:2])
         kept = [parameter.clone() for parameter in network.parameters()]
         for parameter in (*network.parameters(), *original.parameters()):
             parameter.add_(1)
-        after = copies[1].eval()(inputs, trial.labels)
+        after = copies[2].eval()(inputs, trial.labels)
         for parameter, value in zip(network.parameters(), kept, strict=True):
             parameter.copy_(value)
-    if not torch.equal(before, after) and not trial.draws[name]:
+    # Of equal copies that differ some other state is the cause, which `check_hidden_state` names.
+    if torch.equal(before, again) and not torch.equal(before, after) and not trial.draws[name]:
         raise trial.contract_error(
             f"a copy of {name} still uses the weights of the original, by a function or a list that holds them. "
             "Expected: layers as attributes, or in an nn.ModuleList"
         )
+
+
+def check_hidden_state(trial: NetworkTrial, name: str, network: nn.Module) -> None:
+    """Compare a network after some passes with a new one that is given its parameters and buffers, as by a resume."""
+    trained, resumed = (trial.copy(name, network).train() for _ in range(2))
+    with trial.errors_named(f"a pass of {name} in training"):
+        for _ in range(3):
+            _pass(trial, name, trained)
+        resumed.load_state_dict(trained.state_dict())
+        results = [_pass(trial, name, each) for each in (trained, resumed)]
+    for key, value in results[0].items():
+        other = results[1][key]
+        is_equal = torch.equal(value, other)
+        if not is_equal and not (value.is_cuda and torch.allclose(value, other, rtol=1e-3, atol=1e-4)):
+            raise trial.contract_error(
+                f"{name} depends on earlier passes by more than its parameters and buffers, as by a variable of the "
+                f"file, of a class or of an object: its {key} differs in a copy with the same ones. Expected: "
+                "register_buffer, changed in place"
+            )
+
+
+def _pass(trial: NetworkTrial, name: str, network: nn.Module) -> dict[str, Tensor]:
+    """Return the output of a pass in training and the gradients, by name, with the same random numbers each time."""
+    torch.manual_seed(0)
+    network.zero_grad()
+    output = with_noise(network, trial.device)(trial.inputs.of(name), trial.labels)
+    output.sum().backward()
+    gradients = {f"gradient of {key}": each.grad for key, each in network.named_parameters() if each.grad is not None}
+    return {"output": output.detach()} | gradients

@@ -115,7 +115,19 @@ BAD: dict[str, tuple[Changes, str]] = {
         "generator.b1 is in one of two builds",
     ),
     "unused": (first("self.extra = nn.Linear(2, 2)"), "generator.extra.weight gets no gradient, nor"),
-    "detached": (((D_LINE, D_LINE + ".detach()"),), "generator.embed.weight gets no gradient"),
+    "detached": (((D_LINE, D_LINE + ".detach()"),), "discriminator.features.1.bias gets no gradient"),
+    "detached images": (((D_LINE, f"images = images.detach(); {D_LINE}"),), "discriminator gives G no gradient"),
+    "NaN gradient by D": (
+        ((D_LINE, f"{D_LINE} + (images.flatten(1).sum(1, keepdim=True) * 0).sqrt()"),),
+        "discriminator has a gradient by the images that is NaN",
+    ),
+    **{
+        f"{name} without gradients": (
+            ((line, f"torch.set_grad_enabled(False); {line}"),),
+            f"{name} gives {what} without a gradient",
+        )
+        for name, line, what in (("generator", G_LINE, "images"), ("discriminator", D_LINE, "logits"))
+    },
     "frozen": (first("self.f = nn.Parameter(torch.ones(2), requires_grad=False)"), "generator.f does not require"),
     "half": (first("self.f = nn.Parameter(torch.ones(2).half())"), "generator.f is of torch.float16"),
     "lazy": (
@@ -135,8 +147,8 @@ BAD: dict[str, tuple[Changes, str]] = {
         for num, what in (
             (3, "generator with larger weights"),
             (4, "a copy of generator"),
-            (6, "the backward pass"),
-            (7, "a pass of generator in training"),
+            (7, "the backward pass"),
+            (8, "a pass of generator in training"),
         )
     },
     "numpy's weights": (
@@ -202,6 +214,23 @@ BAD: dict[str, tuple[Changes, str]] = {
         (("spectral_norm(nn.Linear(width, 1))", "nn.utils.weight_norm(nn.Linear(width, 1))"),),
         "discriminator can't be copied ... discriminator.read_out.weight (Linear) holds a tensor ... with its history",
     ),
+    **{
+        f"a state of {name} in {what}": (
+            (*first(before), *changes),
+            f"{name} depends on earlier passes by more than its parameters and buffers ... its output differs",
+        )
+        for name, line, factor in (("generator", Z_LINE, "z"), ("discriminator", D_LINE, "images"))
+        for what, before, variable in (
+            ("a variable", "global N; N = [0]", "N"),
+            ("a class", "nn.Module.counts = [0]", "nn.Module.counts"),
+            (
+                "an object",
+                "self.f = lambda n=[0]: n; Generator.box = type('Box', (), {'n': self.f})",
+                "Generator.box.n()",
+            ),
+        )
+        for changes in [((line, f"{variable}[0] += 1; {factor} = {factor} * (1 + 0.1 * {variable}[0]); {line}"),)]
+    },
     "a hook that keeps outputs": (
         (
             *first("self.kept = []"),
@@ -287,6 +316,8 @@ LOSSES_OF_FILES = {
     "r - f": "d_loss gives the shape (4, 1). Expected: (), a scalar",
     "1.0": "d_loss returns a float. Expected: a tensor, a scalar",
     "(f - r).mean() * float('nan')": "d_loss gives NaN",
+    "(f - r).mean().detach()": "d_loss gives a scalar without a gradient",
+    "N.append(0) or (f - r).mean() * len(N)": "d_loss depends on earlier calls",
     "nope(r)": "d_loss (LossFunction) fails: NameError: ... (my_gan.py, line 5",
     "(f - r).mean() * torch.rand(())": "",
 }
@@ -294,8 +325,8 @@ LOSSES_OF_FILES = {
 
 @pytest.mark.parametrize("d_loss", LOSSES_OF_FILES)
 def test_a_loss_of_the_file_is_two_scalars(tmp_path: Path, d_loss: str) -> None:
-    loss = f"from distgan.config.registry import Loss\n\n\ndef build_loss():\n    return Loss('', lambda r, f: {d_loss}"
-    text = loss + ", lambda f, r: -f.mean())\n\n\n" + PAIR
+    loss = "from distgan.config.registry import Loss\nN = []\n\ndef build_loss():\n    return Loss('', lambda r, f: "
+    text = loss + d_loss + ", lambda f, r: -f.mean())\n\n\n" + PAIR
     if pattern := LOSSES_OF_FILES[d_loss]:
         with expect_user_error(f"--loss own: {pattern}", code="bad-networks"):
             check(tmp_path, text)
