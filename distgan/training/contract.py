@@ -22,6 +22,7 @@ from distgan.training.forward_watch import watched_draws
 from distgan.training.gan import Traits
 from distgan.training.losses import find_loss
 from distgan.training.network_trial import NetworkTrial
+from distgan.training.precision_check import check_precision
 from distgan.training.resume_trial import STEPS, ResumeTrial
 from distgan.training.state_check import check_copy, check_hidden_state, check_state
 from distgan.training.trial_inputs import ROWS
@@ -77,6 +78,7 @@ class _Contract(NetworkTrial):
         depends = g_mixes or mixes_by_layer or any(self.draws.values())
         traits = Traits(d_mixes, self.find_eager_only_reason(), is_contiguous, depends, tuple(self.notes))
         self.check_steps(traits)
+        check_precision(self.config, self.device, traits, self.config.run.precision or "fp32")
         return traits
 
     # -- building -------------------------------------------------------------------------------------

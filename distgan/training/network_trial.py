@@ -18,8 +18,12 @@ from distgan.training.trial_inputs import TrialInputs, draw_inputs, with_noise
 
 
 class NetworkTrial:
-    """The inputs of all passes, and what these have shown: `notes`; `draws` by network, and `syncs`, as `layer: op`."""
+    """The inputs of all passes, and what these have shown: `notes`; `draws` by network, and `syncs`, as `layer: op`.
 
+    Errors begin with `where`; those of a pass that fails end with `expected`.
+    """
+
+    expected = ""
     inputs: TrialInputs
     others: TrialInputs
 
@@ -51,7 +55,7 @@ class NetworkTrial:
         except (UserError, torch.OutOfMemoryError):
             raise
         except (Exception, SystemExit) as error:
-            raise self.contract_error(f"{what} fails: {self.described(error)}", error) from error
+            raise self.contract_error(f"{what} fails: {self.described(error)}{self.expected}", error) from error
 
     def described(self, error: BaseException) -> str:
         return describe_error(error, self.root) if self.root else f"{type(error).__name__}: {error}"
@@ -68,7 +72,9 @@ class NetworkTrial:
                 output = network(*inputs)
         except (Exception, SystemExit) as error:
             takes = f"forward({'z' if name == 'generator' else 'images'}, labels)"
-            expected = f". Expected: {takes}" if isinstance(error, TypeError) and "argument" in str(error) else ""
+            expected = (
+                f". Expected: {takes}" if isinstance(error, TypeError) and "argument" in str(error) else self.expected
+            )
             raise self.contract_error(f"{watch.layer} fails: {self.described(error)}{expected}", error) from error
         self.draws[name] += [f"{layer}: {what}" for layer, what in watch.draws.items()]
         self.syncs += [f"{layer}: {what}" for layer, what in watch.syncs.items()]

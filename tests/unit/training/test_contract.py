@@ -14,7 +14,7 @@ from torch import nn
 
 from distgan.config.image_spec import ImageSpec
 from distgan.config.registry import FAMILIES
-from distgan.config.schema import Config, ModelConfig, OptimConfig
+from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.wrappers import LocalRuntime
 from distgan.models.base import build_discriminator
 from distgan.models.layers import AlphaDropout, ChannelDropout, Dropout, Normal, drawing_layers, swap_dropout
@@ -36,11 +36,12 @@ def _forgotten() -> Iterator[None]:
         yield
 
 
-def check(folder: Path, text: str, name: str = "cgan", loss: str = "bce") -> Traits:
+def check(folder: Path, text: str, name: str = "cgan", loss: str = "bce", precision: str | None = None) -> Traits:
     path = folder / "my_gan.py"
     path.write_text(text)
     model = ModelConfig(name=name, networks=str(path), images=SPEC, latent_dim=8)
-    config = load_networks(Config(model=model, optim=OptimConfig(loss=loss)))
+    settings = {"optim": OptimConfig(loss=loss), "run": RunConfig(precision=precision)}
+    config = load_networks(Config(model=model, **settings))
     return check_contract(with_own_loss(config), CPU)
 
 
@@ -272,6 +273,28 @@ def test_what_breaks_the_contract_is_named_with_its_layer(tmp_path: Path, name: 
     text = write_pair(tmp_path, "my_gan.py", *changes).read_text()
     with expect_user_error(f"--networks {tmp_path / 'my_gan.py'}: {pattern} ... [bad-networks]"):
         check(tmp_path, text)
+
+
+INTO_FLOAT32 = "out = torch.zeros(len({0}), 24); out[:, torch.arange(24)] = {1}; "
+FLOAT32_ALONE = {
+    "G": (
+        ((G_LINE, INTO_FLOAT32.format("z", "self.main[0](z)") + "return self.main[1:](out).view(-1, *self.shape)"),),
+        f"{G} fails: RuntimeError: ... (my_gan.py, line 19:",
+    ),
+    "D": (
+        ((D_LINE, INTO_FLOAT32.format("images", "self.features(images)") + "features = out"),),
+        f"{D} fails: RuntimeError: ... (my_gan.py, line 33:",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLOAT32_ALONE)
+def test_networks_of_float32_alone_name_their_layer_and_the_precision(tmp_path: Path, name: str) -> None:
+    changes, pattern = FLOAT32_ALONE[name]
+    text = write_pair(tmp_path, "my_gan.py", *changes).read_text()
+    check(tmp_path, text, precision="fp32")
+    with expect_user_error(f"... --precision bf16: {pattern} ... Expected: --precision fp32, or ... [bad-networks]"):
+        check(tmp_path, text, precision="bf16")
 
 
 NOTED = {
