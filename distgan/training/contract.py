@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distgan.config.schema import Config
@@ -50,6 +51,7 @@ class _Contract(NetworkTrial):
         pair = {"generator": generator, "discriminator": discriminator}
         self.draw_inputs(generator)
         self.check_outputs(generator, discriminator)
+        self.check_mixtures(generator)
         self.check_loss()
         for name, network in pair.items():
             check_copy(self, name, network)
@@ -141,6 +143,26 @@ class _Contract(NetworkTrial):
             raise self.contract_error(
                 f"{name} gives NaN or infinite values before the first step. Expected: finite {what}"
             )
+
+    def check_mixtures(self, generator: nn.Module) -> None:
+        """Give weights over the classes in place of labels to a generator that says that it takes them."""
+        num = self.config.model.num_labels
+        if not num or not getattr(generator, "takes_mixtures", False):
+            return
+        network = self.copy("generator", generator).eval()
+        weights = F.one_hot(self.labels, num).float()
+        self.expected = f". Expected: weights ({ROWS}, {num}) as labels too, or a generator without takes_mixtures"
+        with torch.no_grad():
+            by_label = network(self.z, self.labels)
+            images = self.run("generator", network, self.z, weights.lerp(weights.roll(1, 0), 0.5))
+            self.check_output("generator", images, tuple(self.images.shape), "images (N, C, H, W)")
+            of_one = self.run("generator", network, self.z, weights)
+        if not self.draws["generator"] and not torch.allclose(by_label, of_one, rtol=1e-3, atol=1e-4):
+            raise self.contract_error(
+                "generator gives other images for a class as weights, a row of 0 and a 1, than for its number"
+                + self.expected
+            )
+        self.expected = ""
 
     def check_loss(self) -> None:
         """Call both functions of the loss, which may be that of the file; its penalty is a part of the steps."""

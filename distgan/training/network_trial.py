@@ -90,5 +90,6 @@ class NetworkTrial:
                 "Expected: an operation that returns a new tensor, or inputs that are cloned first"
             )
         if watch.printed:
-            self.notes.append(f"{name} prints in forward, in every step: {watch.printed.splitlines()[0][:60]!r}")
+            note = f"{name} prints in forward, in every step: {watch.printed.splitlines()[0][:60]!r}"
+            self.notes += [note] if note not in self.notes else []
         return output

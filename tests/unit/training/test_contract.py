@@ -232,6 +232,17 @@ BAD: dict[str, tuple[Changes, str]] = {
         )
         for changes in [((line, f"{variable}[0] += 1; {factor} = {factor} * (1 + 0.1 * {variable}[0]); {line}"),)]
     },
+    "no mixtures": (
+        (("class Generator(nn.Module):", "class Generator(nn.Module):\n    takes_mixtures = True\n"),),
+        "generator.embed (Embedding) fails: RuntimeError: ... Expected: weights (4, 3) as labels too, or ... takes_mix",
+    ),
+    "mixtures of other images": (
+        (
+            ("class Generator(nn.Module):", "class Generator(nn.Module):\n    takes_mixtures = True\n"),
+            ("z * self.embed(labels)", "z * self.embed(labels if labels.ndim == 1 else labels.argmin(1))"),
+        ),
+        "generator gives other images for a class as weights",
+    ),
     "a hook that keeps outputs": (
         (
             *first("self.kept = []"),
