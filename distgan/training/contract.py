@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distgan.config.registry import OWN_LOSS
 from distgan.config.schema import Config
 from distgan.distributed.sharding import BatchShard
 from distgan.errors import UserError
@@ -110,7 +111,7 @@ class _Contract(NetworkTrial):
     # -- forward --------------------------------------------------------------------------------------
 
     def check_outputs(self, generator: nn.Module, discriminator: nn.Module) -> None:
-        largest = 0.0
+        seen = []
         for is_training in (False, True):
             g, d = (each.train(is_training) for each in self.copies(generator, discriminator))
             with torch.no_grad():
@@ -118,18 +119,31 @@ class _Contract(NetworkTrial):
                 self.check_output("generator", images, tuple(self.images.shape), "images (N, C, H, W)")
                 logits = self.run("discriminator", d, images, self.labels)
                 self.check_output("discriminator", logits, (ROWS, 1), "logits (N, 1)")
-            largest = max(largest, float(images.abs().max()))
-        with torch.no_grad(), self.errors_named("generator with larger weights"):
-            wide = self.copy("generator", generator).train()
-            for parameter in wide.parameters():
-                parameter.mul_(_SCALE)
-            reach = wide(self.z * _SCALE, self.labels).abs()
-        # An infinite intermediate of the enlarged weights says nothing.
-        largest = max(largest, float(reach.max())) if reach.isfinite().all() else largest
+            seen.append(images)
+        for scale in (_SCALE, -_SCALE):
+            with torch.no_grad(), self.errors_named("generator with larger weights"):
+                wide = self.copy("generator", generator).train()
+                for parameter in wide.parameters():
+                    parameter.mul_(scale)
+                images = wide(self.z * scale, self.labels)
+            # An infinite intermediate of the enlarged weights says nothing.
+            seen += [images] if images.isfinite().all() else []
+        smallest, largest = min(float(each.min()) for each in seen), max(float(each.abs().max()) for each in seen)
         if largest > 1.001:
             raise self.contract_error(
                 f"generator gives pixels up to {largest:.3g}, with larger weights at the latest. Expected: images in "
                 "[-1, 1], as by a last nn.Tanh()"
+            )
+        if smallest >= 0 and largest > 0:
+            layer = self.sigmoids["generator"]
+            self.notes.append(
+                f"{f'{layer} ends G with a sigmoid: it' if layer else 'generator'} gives pixels in [0, 1], and the "
+                "images that D compares them with are in [-1, 1], as by a last nn.Tanh()"
+            )
+        if (layer := self.sigmoids["discriminator"]) and self.config.optim.loss != OWN_LOSS:
+            self.notes.append(
+                f"{layer} ends D with a sigmoid: its logits are in [0, 1], and --loss {self.config.optim.loss} takes "
+                "any number, as without nn.Sigmoid()"
             )
 
     def check_output(self, name: str, output: Any, shape: tuple[int, ...], what: str) -> None:

@@ -26,6 +26,7 @@ class ForwardWatch:
     """Record of a network's passes: `draws` and `syncs` by layer, with the operator; `foreign` generators, prints.
 
     `written`: `layer: operator` of the first that changes an input in place, with the input's number; None without one.
+    `sigmoid`: the last layer that took one, and its result.
     """
 
     def __init__(self, name: str, network: nn.Module):
@@ -35,6 +36,7 @@ class ForwardWatch:
         self.foreign: list[str] = []
         self.printed = ""
         self.written: tuple[str, int] | None = None
+        self.sigmoid: tuple[str, Tensor] | None = None
         self.inputs: dict[int, int] = {}  # address -> number
         self._stack: list[str] = []
 
@@ -72,6 +74,12 @@ class ForwardWatch:
         if before[1] != _numpy_state():
             self.foreign.append("numpy.random")
 
+    def ending_sigmoid(self, output: Tensor) -> str:
+        """Return the layer whose sigmoid `output` is, or a view of it; "" for another output."""
+        if self.sigmoid is None or _address(self.sigmoid[1]) != _address(output):
+            return ""
+        return self.sigmoid[0]
+
     def _leave(self) -> None:
         if len(self._stack) > 1:  # of an error the layer in which it was raised stays
             self._stack.pop()
@@ -98,7 +106,10 @@ class _Operators(TorchDispatchMode):
             self.watch.syncs.setdefault(self.watch.layer, {"_local_scalar_dense": "item"}.get(name, name))
         elif torch.Tag.dynamic_output_shape in func.tags and (name != "index" or _by_mask(args)):
             self.watch.syncs.setdefault(self.watch.layer, name)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if name in ("sigmoid", "sigmoid_"):
+            self.watch.sigmoid = self.watch.layer, result
+        return result
 
 
 def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]:

@@ -20,7 +20,8 @@ from distgan.training.trial_inputs import TrialInputs, draw_inputs, with_noise
 class NetworkTrial:
     """The inputs of all passes, and what these have shown: `notes`; `draws` by network, and `syncs`, as `layer: op`.
 
-    Errors begin with `where`; those of a pass that fails end with `expected`.
+    `sigmoids`: the layer whose sigmoid the last output of a network is, "" for another one. Errors begin with `where`;
+    those of a pass that fails end with `expected`.
     """
 
     expected = ""
@@ -35,6 +36,7 @@ class NetworkTrial:
         self.notes: list[str] = []
         self.draws: dict[str, list[str]] = defaultdict(list)
         self.syncs: list[str] = []
+        self.sigmoids: dict[str, str] = {}
 
     def draw_inputs(self, generator: nn.Module) -> None:
         """Draw two sets of inputs of one size. Raises UserError for a latent shape that can't be drawn."""
@@ -78,6 +80,7 @@ class NetworkTrial:
             raise self.contract_error(f"{watch.layer} fails: {self.described(error)}{expected}", error) from error
         self.draws[name] += [f"{layer}: {what}" for layer, what in watch.draws.items()]
         self.syncs += [f"{layer}: {what}" for layer, what in watch.syncs.items()]
+        self.sigmoids[name] = watch.ending_sigmoid(output) if isinstance(output, Tensor) else ""
         if watch.foreign:
             raise self.contract_error(
                 f"{name} draws from {watch.foreign[0]} in forward, which no checkpoint keeps. Expected: "

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.own_architectures import HEAD, TRAINS
-from helpers.own_networks import PAIR, none_loaded, write_pair
+from helpers.own_networks import LOSS, PAIR, none_loaded, write_pair
 from helpers.runs import ROOT, Capture, expect_user_error, fits
 from torch import nn
 
@@ -71,6 +71,8 @@ def test_the_families_fit_without_a_note(family: str, name: str) -> None:
 G_LINE, D_LINE = "return self.main(z).view(-1, *self.shape)", "features = self.features(images)"
 FORWARD = "    def forward(self, z"
 G, D = "generator (Generator)", "discriminator (Discriminator)"
+D_LOGITS = "logits + (self.embed(labels) * features).sum(1, keepdim=True)"
+D_RETURN = f"return logits if labels is None else {D_LOGITS}"
 Z_LINE = "z = z if labels is None else z * self.embed(labels)"
 G_INIT = "        self.shape = (spec.channels, spec.height, spec.width)\n"
 Changes = tuple[tuple[str, str], ...]
@@ -147,9 +149,9 @@ BAD: dict[str, tuple[Changes, str]] = {
         )
         for num, what in (
             (3, "generator with larger weights"),
-            (4, "a copy of generator"),
-            (7, "the backward pass"),
-            (8, "a pass of generator in training"),
+            (5, "a copy of generator"),
+            (8, "the backward pass"),
+            (9, "a pass of generator in training"),
         )
     },
     "numpy's weights": (
@@ -320,6 +322,13 @@ NOTED = {
         "generator prints in forward, in every step: 'hello",
         False,
     ),
+    "G's sigmoid": (("nn.Tanh()", "nn.Sigmoid()"), "generator.main.4 (Sigmoid) ends G with a sigmoid: it gives", False),
+    "G's range": (("nn.Tanh(),", "nn.Tanh(), nn.ReLU(),"), "generator gives pixels in [0, 1]", False),
+    "D's sigmoid": (
+        (D_RETURN, f"logits = {D_LOGITS}; return logits.sigmoid().view(-1, 1)"),
+        f"{D} ends D with a sigmoid: its logits are in [0, 1], and --loss bce takes",
+        False,
+    ),
     "rows": ((G_LINE, "z = z - z.mean(0); " + G_LINE), "G: an output depends on the other images", False),
     "rows of D": (
         (D_LINE, "images = images - images.mean(0); " + D_LINE),
@@ -344,6 +353,27 @@ def test_what_costs_something_is_noted(tmp_path: Path, name: str, capfd: Capture
     assert traits.d_mixes_rows == name.startswith("rows of D")
     assert traits.depends_on_processes == ("rows" in name or "random" in name)
     assert not capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (D_RETURN, f"logits = {D_LOGITS}; return logits.sigmoid() * 4"),
+        (D_LINE, f"{D_LINE}; features = features.sigmoid()"),
+        (G_INIT, f"{G_INIT}        self.gain = nn.Parameter(torch.zeros(1))\n"),
+    ],
+)
+def test_a_sigmoid_elsewhere_is_not_noted(tmp_path: Path, change: tuple[str, str]) -> None:
+    text = write_pair(tmp_path, "my_gan.py", change).read_text()
+    if "gain" in text:
+        text = text.replace(G_LINE, f"{G_LINE} * self.gain")  # all 0 at first
+    assert not check(tmp_path, text).notes
+
+
+def test_a_loss_of_the_file_may_take_probabilities(tmp_path: Path) -> None:
+    text = PAIR.replace(D_RETURN, f"logits = {D_LOGITS}; return logits.sigmoid()")
+    assert check(tmp_path, text).notes
+    assert not check(tmp_path, text + LOSS.format("hinge")).notes
 
 
 LOSSES_OF_FILES = {
