@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -279,17 +280,35 @@ def call_user_code(what: str, root: Path, call: Callable[[], T]) -> T:
 
 
 def describe_error(error: BaseException, root: Path) -> str:
-    """Return `ValueError: its text (my_gan.py, line 12: the code)`: of the last place below `root`."""
+    """Return `ValueError: its text (my_gan.py, line 12: the code)`: of the last place in the user's code.
+
+    That is below `root`, or else in no library; an error without such a place, as of a backward pass, has none.
+    """
     lines = traceback.format_exception_only(error)  # of a syntax error the place comes first, of others notes last
     text = " ".join(lines[-1 if isinstance(error, SyntaxError) else 0].split())
     if isinstance(error, SyntaxError) and error.filename:
         return f"{text} ({Path(error.filename).name}, line {error.lineno}: {(error.text or '').strip()})"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).is_relative_to(root)]
-    if not frames:
-        return text
-    frame = (own or frames)[-1]
-    return f"{text} ({Path(frame.filename).name}, line {frame.lineno}: {frame.line})"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_in(frame.filename, *_NEVER_OWN)]
+    own = [frame for frame in frames if _is_in(frame.filename, root) and not _is_installed(frame.filename, root)]
+    own = own or [frame for frame in frames if not _is_installed(frame.filename, Path())] or frames
+    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno}: {own[-1].line})" if own else text
+
+
+_PACKAGES = {"site-packages", "dist-packages"}
+# torch, and this package.
+_NEVER_OWN = (Path(torch.__file__).parent, Path(__file__).parents[1])
+
+
+def _is_in(filename: str, *folders: Path) -> bool:
+    return any(Path(filename).is_relative_to(folder) for folder in folders)
+
+
+def _is_installed(filename: str, root: Path) -> bool:
+    """True for a file of Python's libraries, though they may lie below `root`, as in a virtual environment."""
+    path = Path(filename)
+    if _PACKAGES & set(path.parts):
+        return not path.is_relative_to(root) or bool(_PACKAGES & set(path.relative_to(root).parts))
+    return filename.startswith("<frozen") or path.is_relative_to(sysconfig.get_path("stdlib"))
 
 
 def _guarded(path: Path, root: Path, module: ModuleType, name: str) -> Callable[..., Any]:

@@ -257,10 +257,16 @@ def test_networks_go_through_the_contract(tmp_path: Path) -> None:
         def forward(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
             return super().forward(z, labels)[..., :27]
 
+    class Broken(Generator):
+        def forward(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+            return nn.functional.linear(z, z[:, :1])
+
     settings = {key: value for key, value in SETTINGS.items() if key != "family"}
     config = distgan.Config.from_preset("vanilla", **settings, out=tmp_path / "run")
     with expect_user_error("... (4, 1, 28, 27) ... [bad-networks]"):
         distgan.train(config, dataset=distgan.Dataset(IMAGES), generator=Wide(), discriminator=Discriminator())
+    with expect_user_error("... (test_program.py, line ...: ... [bad-networks]"):
+        distgan.train(config, dataset=distgan.Dataset(IMAGES), generator=Broken(), discriminator=Discriminator())
     used = Generator()
     used.last = used.main(torch.zeros(1, 100))
     with expect_user_error("... generator.last (Generator) ... [bad-networks]"):

@@ -18,7 +18,7 @@ from distgan.config.schema import Config, ModelConfig, OptimConfig
 from distgan.distributed.rendezvous import _collect_facts, _find_difference
 from distgan.models import network_copies, user_networks
 from distgan.models.base import build_discriminator, build_generator
-from distgan.models.user_networks import find_file, load, load_networks, with_own_loss
+from distgan.models.user_networks import describe_error, find_file, load, load_networks, with_own_loss
 from distgan.reports.reproduce import train_words
 from distgan.training.losses import find_loss
 
@@ -185,6 +185,27 @@ def test_a_file_that_can_not_be_used_is_one_line(tmp_path: Path, name: str) -> N
         load(tmp_path / "my_gan.py")
     if name in ("syntax", "import", "raises", "exits"):
         assert user_networks.MODULE not in sys.modules
+
+
+def test_the_place_of_an_error_is_the_last_line_of_the_users_code(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """Though a virtual environment, with torch in it, may lie beside the file."""
+    site = tmp_path / ".venv" / "lib" / "site-packages"
+    site.mkdir(parents=True)
+    (site / "heavy.py").write_text("def fails():\n    raise ValueError('no')\n")
+    monkeypatch.syspath_prepend(site)
+    (tmp_path / "beside.py").write_text("import json, heavy, torch\n\ndef call(name):\n    return CALLS[name]()\n")
+    calls = {"heavy": "heavy.fails()", "json": "json.loads('{')", "torch": "torch.nn.functional.pad(torch.ones(1), 3)"}
+    with (tmp_path / "beside.py").open("a") as file:
+        file.writelines(["CALLS = {\n", *(f"    '{key}': lambda: {code},\n" for key, code in calls.items()), "}\n"])
+    for line, key in enumerate(calls, 6):
+        (tmp_path / "my_gan.py").write_text(f"import beside\nbeside.call({key!r})\n")
+        with expect_user_error(f"... (beside.py, line {line}: ... [bad-networks]"):
+            load(tmp_path / "my_gan.py")
+    with pytest.raises(RuntimeError) as error:
+        torch.zeros(1).backward()
+    assert "graph.py" not in describe_error(error.value, tmp_path)
+    for name in ("heavy", "beside"):
+        sys.modules.pop(name, None)
 
 
 BUILT = {
