@@ -25,6 +25,7 @@ from distgan.config.registry import LOSSES, OWN_LOSS, Family, Lazy, Loss
 from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError, not_readable
 from distgan.utils.paths import user_path
+from distgan.utils.process_state import preserve_process_state, preserve_settings
 
 T = TypeVar("T")
 
@@ -154,13 +155,16 @@ def find_file(networks: str) -> Path:
 
 
 def load(path: Path) -> UserNetworks:
-    """Execute a file and return what it defines. Raises UserError that says where it fails, or what it lacks."""
+    """Execute a file and return what it defines. Raises UserError that says where it fails, or what it lacks.
+
+    What it changes of the process, as torch's settings or signal handlers, is restored; so after each build.
+    """
     root, name = _root_of(path)
     try:
         source = path.read_bytes()
     except OSError as error:
         raise not_readable(f"--networks {path}", error) from error
-    with _importable(root, name) as imported, torch.random.fork_rng(devices=[]):
+    with preserve_process_state(), _importable(root, name) as imported:
         module = call_user_code(f"--networks {path}: does not import", root, lambda: _execute(path, name))
         files = {path.relative_to(root).as_posix(): source} | _files_of(imported(), root)
     missing = [f"{each}(spec)" for each in BUILDERS if getattr(module, each, None) is None]
@@ -174,7 +178,9 @@ def load(path: Path) -> UserNetworks:
         # The file itself may be renamed; a module that it imports, or that it is a part of, may not.
         known_as = "" if (each, name) == (own_name, MODULE) else each
         digest.update(f"{known_as}\0{len(files[each])}\0".encode() + files[each])
-    return UserNetworks(path, root, files, digest.hexdigest()[:16], family, _loss_of(path, root, module))
+    with preserve_process_state():
+        loss = _loss_of(path, root, module)
+    return UserNetworks(path, root, files, digest.hexdigest()[:16], family, loss)
 
 
 def _root_of(path: Path) -> tuple[Path, str]:
@@ -318,7 +324,8 @@ def _guarded(path: Path, root: Path, module: ModuleType, name: str) -> Callable[
 
     def build(*arguments: Any, **settings: Any) -> Any:
         before = set(sys.modules)
-        built = call_user_code(f"--networks {path}: {name} fails", root, lambda: function(*arguments, **settings))
+        with preserve_settings():
+            built = call_user_code(f"--networks {path}: {name} fails", root, lambda: function(*arguments, **settings))
         late = modules_below({each: module for each, module in sys.modules.items() if each not in before}, root)
         if late:
             raise UserError(

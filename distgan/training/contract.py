@@ -87,14 +87,24 @@ class _Contract(NetworkTrial):
     # -- building -------------------------------------------------------------------------------------
 
     def build(self) -> tuple[nn.Module, nn.Module]:
-        """Build the pair twice from one seed, and return one of them."""
-        pairs = []
-        for _ in range(2):
-            torch.manual_seed(0)
-            pairs.append((build_generator(self.config.model), build_discriminator(self.config.model)))
-        for name, one, other in zip(("generator", "discriminator"), *pairs, strict=True):
-            if problem := find_problem(name, one, other):
+        """Build the pair twice from one seed, and once from another, and return the first."""
+        pairs, states = [], []
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            pair, after = [], []
+            for build in (build_generator, build_discriminator):
+                pair.append(build(self.config.model))
+                after.append(torch.get_rng_state())
+            pairs.append(pair)
+            states.append(after)
+        for index, name in enumerate(("generator", "discriminator")):
+            if problem := find_problem(name, pairs[0][index], pairs[1][index]):
                 raise self.contract_error(problem)
+            if torch.equal(states[0][index], states[2][index]):
+                raise self.contract_error(
+                    f"build_{name} sets the seed of torch's random numbers, which are then the same for each --seed. "
+                    "Expected: no torch.manual_seed, or one within torch.random.fork_rng()"
+                )
         generator, discriminator = (network.to(self.device) for network in pairs[0])
         shape = generator.latent_shape
         if not isinstance(shape, tuple | list) or not all(type(each) is int and each > 0 for each in shape):

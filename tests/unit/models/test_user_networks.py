@@ -2,11 +2,15 @@
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import getstate
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.own_networks import LOSS, PAIR, none_loaded, write_pair
@@ -150,6 +154,49 @@ def test_loading_takes_no_random_number_and_prints_nothing_on_stdout(
     out, err = capfd.readouterr()
     assert not out
     assert "hello" in err
+
+
+EFFECTS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "grad mode": ("torch.set_grad_enabled(False)", torch.is_grad_enabled),
+    "dtype": ("torch.set_default_dtype(torch.float64)", torch.get_default_dtype),
+    "device": ("torch.set_default_device('meta')", torch.get_default_device),
+    "threads": ("torch.set_num_threads(torch.get_num_threads() + 1)", torch.get_num_threads),
+    "algorithms": ("torch.use_deterministic_algorithms(True)", torch.are_deterministic_algorithms_enabled),
+    "cuDNN": ("torch.backends.cudnn.benchmark = True", lambda: torch.backends.cudnn.benchmark),
+    "oneDNN": ("torch.backends.mkldnn.enabled = False", lambda: torch.backends.mkldnn.enabled),
+    "attention": ("torch.backends.cuda.enable_flash_sdp(False)", torch.backends.cuda.flash_sdp_enabled),
+    "precision": ("torch.set_float32_matmul_precision('medium')", torch.get_float32_matmul_precision),
+    "newer precision": (
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+        lambda: (torch.backends.cuda.matmul.fp32_precision, torch.get_float32_matmul_precision()),
+    ),
+    "folder": ("import os; os.chdir('/')", os.getcwd),
+    "environment": ("import os; os.environ['DISTGAN_TEST'] = '1'", lambda: os.environ.get("DISTGAN_TEST")),
+    "warnings": ("import warnings; warnings.simplefilter('error')", lambda: list(warnings.filters)),
+    "signals": ("import signal; signal.signal(signal.SIGTERM, print)", lambda: signal.getsignal(signal.SIGTERM)),
+}
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_what_a_file_changes_of_the_process_is_restored(tmp_path: Path, name: str) -> None:
+    code, state = EFFECTS[name]
+    before = state()
+    place = "class Generator"
+    build_loss = f"\n\ndef build_loss():\n    {code}" + LOSS.format("hinge").partition("def build_loss():")[2]
+    path = write_pair(tmp_path, "my_gan.py", (place, f"{code}\n\n\n{place}"))
+    path.write_text(path.read_text() + build_loss)
+    load(path)
+    assert state() == before
+    path = write_pair(tmp_path, "built.py", ("return Discriminator(", f"{code}; return Discriminator("))
+    build_discriminator(load_networks(config_of(path)).model)
+    assert state() == before
+
+
+@pytest.mark.parametrize("random", ["torch.manual_seed(3)", "import random; random.seed(3)", "np.random.seed(3)"])
+def test_a_seed_that_a_file_sets_is_forgotten(tmp_path: Path, random: str) -> None:
+    before = [torch.get_rng_state().tolist(), getstate(), str(np.random.get_state())]
+    load(write_pair(tmp_path, "my_gan.py", ("class Generator", f"import numpy as np; {random}\n\n\nclass Generator")))
+    assert [torch.get_rng_state().tolist(), getstate(), str(np.random.get_state())] == before
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------

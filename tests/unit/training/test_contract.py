@@ -154,6 +154,13 @@ BAD: dict[str, tuple[Changes, str]] = {
             (9, "a pass of generator in training"),
         )
     },
+    **{
+        f"a seed in build_{name}": (
+            ((f"return {name.title()}(", f"torch.manual_seed(3); return {name.title()}("),),
+            f"build_{name} sets the seed of torch's random numbers",
+        )
+        for name in ("generator", "discriminator")
+    },
     "numpy's weights": (
         first("import numpy; self.f = nn.Parameter(torch.ones(2) * numpy.random.rand())"),
         "generator.f differs between two builds",
