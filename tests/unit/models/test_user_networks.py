@@ -315,6 +315,9 @@ def test_flags_that_exclude_each_other(distgan: Run, tmp_path: Path) -> None:
     train = ("train", "--preset", "cgan-quick", *SHORT, "--networks", path)
     assert_user_error(distgan(*train, "--family", "dcgan"), "--family, --networks: ... [conflicting-settings]")
     assert_user_error(distgan(*train, "--clusters", 3), "--clusters: ... (3", code="conflicting-settings")
+    for words in (("--dropout", 0.1), ("--leaky-slope", 0.1), ("--stem", "linear"), ("--no-logit-tail",)):
+        pattern = f"{words[0].replace('no-', '')}: ... --networks my_gan.py ... Expected: --model-arg"
+        assert_user_error(distgan(*train, *words), pattern, code="setting-not-applicable")
     assert_user_error(distgan(*train, "--loss", "own"), "--loss: ... build_loss() ... [bad-networks]")
     assert_user_error(distgan(*train, "--model-arg", "width"), "--model-arg: ... Expected: key=value")
     result = distgan("train", "--preset", "cgan-fast", "--networks", path, "--data", "digits", "--dry-run")
@@ -322,7 +325,9 @@ def test_flags_that_exclude_each_other(distgan: Run, tmp_path: Path) -> None:
     assert config["model"]["clusters"] is None, "those of the preset's family are not its other settings"
     assert config["optim"]["loss"] == "r3gan"
     assert config["model"]["networks_sha256"]
-    (tmp_path / "preset.toml").write_text("[model]\nname='cgan'\nnetworks='sub/my.py'\n[model.args]\nwidth=9\n")
+    (tmp_path / "preset.toml").write_text(
+        "[model]\nname='cgan'\nnetworks='sub/my.py'\ndropout=0.1\n[model.args]\nwidth=9\n"
+    )
     write_pair(tmp_path, "sub/my.py")
     (tmp_path / "cwd").mkdir()
     os.chdir(tmp_path / "cwd")
