@@ -80,7 +80,7 @@ class _Contract(NetworkTrial):
         is_contiguous = not self.takes_channels_last(generator, discriminator)
         depends = g_mixes or mixes_by_layer or any(self.draws.values())
         traits = Traits(d_mixes, self.find_eager_only_reason(), is_contiguous, depends, tuple(self.notes))
-        self.check_steps(traits)
+        self.check_steps(pair, traits)
         check_precision(self.config, self.device, traits, self.config.run.precision or "fp32")
         return traits
 
@@ -316,7 +316,7 @@ class _Contract(NetworkTrial):
 
     # -- steps ----------------------------------------------------------------------------------------
 
-    def check_steps(self, traits: Traits) -> None:
+    def check_steps(self, pair: dict[str, nn.Module], traits: Traits) -> None:
         """Take steps, save, load into other networks, and take more of them by both: these must end alike."""
         trial = ResumeTrial(self.config, self.device, traits)
         with self.errors_named(f"a step with --loss {self.config.optim.loss}"):
@@ -324,6 +324,8 @@ class _Contract(NetworkTrial):
         with self.errors_named("a checkpoint of its tensors"):
             trial.save()
         if key := trial.find_difference(self.where):
+            for name, trained in (("generator", trial.gan.generator), ("discriminator", trial.gan.discriminator)):
+                check_hidden_state(self, name, pair[name], trained)
             raise self.contract_error(
                 f"{STEPS} steps, a checkpoint, and {STEPS} more do not end as {2 * STEPS} steps: {key} is the "
                 "first tensor that differs, by a state of G, D or the loss beside their tensors. Expected: all that a "

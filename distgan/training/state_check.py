@@ -81,11 +81,16 @@ def check_copy(trial: NetworkTrial, name: str, network: nn.Module) -> None:
         )
 
 
-def check_hidden_state(trial: NetworkTrial, name: str, network: nn.Module) -> None:
-    """Compare a network after a pass with a new one that is given its parameters and buffers, as by a resume."""
-    trained, resumed = (trial.copy(name, network).train() for _ in range(2))
+def check_hidden_state(trial: NetworkTrial, name: str, network: nn.Module, trained: nn.Module | None = None) -> None:
+    """Compare a network after a pass with a new one that is given its parameters and buffers, as by a resume.
+
+    `trained`: the same one after more passes.
+    """
+    resumed = trial.copy(name, network).train()
     with trial.errors_named(f"a pass of {name} in training"):
-        _pass(trial, name, trained)
+        if trained is None:
+            trained = trial.copy(name, network).train()
+            _pass(trial, name, trained)
         resumed.load_state_dict(trained.state_dict())
         results = [_pass(trial, name, each) for each in (trained, resumed)]
     for key, value in results[0].items():
