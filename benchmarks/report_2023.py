@@ -29,8 +29,8 @@ from PIL import Image
 from distgan.benchmark.plots import save_panels
 from distgan.checkpoint.format import read_state
 from distgan.evaluation.schema import Estimate, Quality
-from distgan.evaluation.targets import SETS, Evaluation, detect, read_targets, targets_of
-from distgan.reports.report2023 import claims_of
+from distgan.evaluation.targets import SETS, Evaluation, detect, list_targets, read_targets
+from distgan.reports.report2023 import check_claims
 from distgan.utils.figures import grid
 from distgan.utils.files import read_metrics
 
@@ -243,7 +243,7 @@ def write_sentences(trainings: dict[str, Training]) -> str:
     for name in ("gan", "cgan"):
         training = trainings[name]
         epoch = f"{epoch_of(training.last):g}"
-        for claim in claims_of(training.last):
+        for claim in check_claims(training.last):
             rows.append(
                 (training.title, epoch, claim.sentence, "as `distgan report`", verdict(claim.holds), claim.evidence)
             )
@@ -285,7 +285,7 @@ def write_convergence(trainings: dict[str, Training]) -> str:
     for name, claimed in (("gan", 60), ("cgan", 80)):
         training = trainings[name]
         evaluations, last = training.evaluations, training.last
-        wanted = targets_of(targets.cgan if training.is_conditional else targets.vanilla)
+        wanted = list_targets(targets.cgan if training.is_conditional else targets.vanilla)
         by_targets = detect(evaluations, wanted, 1)
         met = evaluations[by_targets.reached].epoch if by_targets.reached is not None else None
         best = min(quality.fcd.value for quality in training.qualities)

@@ -132,7 +132,8 @@ def download(source: Source, folder: Path, config: DataConfig, split: str = "tra
             _from_mirror(getattr(datasets, name), config)(temporary, download=True, **arguments)
         except (RuntimeError, OSError, EOFError, HTTPException, zipfile.BadZipFile, zlib.error, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"the download failed ({reason})", code="download-failed") from error
+            place = f" from {config.mirror}" if config.mirror and config.mirror not in reason else ""
+            raise UserError(f"the download{place} failed ({reason})", code="download-failed") from error
         raw = folder / name / "raw"
         raw.mkdir(parents=True, exist_ok=True)
         fetched = Path(temporary) / name / "raw"

@@ -25,7 +25,7 @@ import distgan
 from distgan.config.registry import LOSSES
 from distgan.config.schema import Config
 from distgan.distributed import env
-from distgan.distributed.wrappers import DDPNetwork
+from distgan.distributed.wrappers import DDPNetwork, wrap_forward_in_autocast
 from distgan.errors import UserError, not_readable
 
 _EXPECTED = "Expected: a JSON object of DeepSpeed settings"
@@ -221,7 +221,7 @@ class DeepSpeedNetwork(DDPNetwork):
     ):
         accelerator = accelerators[name]
         if is_bf16:
-            _wrap_forward_in_autocast(network, accelerator.device.type)
+            wrap_forward_in_autocast(network, accelerator.device.type, torch.bfloat16)
         accelerator.state.select_deepspeed_plugin(name)
         self._engine, _ = accelerator.prepare(network, optim)
         self._stage = int(self._engine.zero_optimization_stage())
@@ -333,14 +333,3 @@ class DeepSpeedNetwork(DDPNetwork):
             return list(self.module.parameters())
         optimizer = self._engine.optimizer
         return optimizer.single_partition_of_fp32_groups if self._stage < 3 else optimizer.fp32_partitioned_groups_flat
-
-
-def _wrap_forward_in_autocast(network: nn.Module, device_type: str) -> None:
-    """Wrap the forward pass in bf16 autocast, as Accelerate does under DDP; weights and outputs stay float32."""
-    forward = network.forward
-
-    def under_autocast(*inputs: Tensor) -> Tensor:
-        with torch.autocast(device_type, torch.bfloat16):
-            return forward(*inputs).float()
-
-    network.forward = under_autocast

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+# Of the precisions that are autocast.
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class DDPNetwork:
     """A network prepared by Accelerate: under autocast, and in DDP with several ranks.
@@ -94,7 +97,7 @@ class DDPNetwork:
 
 
 class PlainNetwork(DDPNetwork):
-    """A network of this process alone, in float32 and without Accelerate, whatever group the process is in."""
+    """A network of this process alone, without Accelerate, whatever group the process is in."""
 
     def __init__(self, network: nn.Module, optim: torch.optim.Optimizer):
         self._wrapped = self.module = network
@@ -111,16 +114,32 @@ class PlainNetwork(DDPNetwork):
 
 
 class LocalRuntime:
-    """A runtime of one process, whatever group this one is in: what `build_gan` needs of one."""
+    """A runtime of one process, whatever group this one is in: what `build_gan` needs of one.
 
-    rank, world_size, precision = 0, 1, "fp32"
+    `precision`: one of PRECISIONS; without a loss scaler.
+    """
+
+    rank, world_size = 0, 1
     memory_format = torch.contiguous_format
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, device: torch.device, precision: str = "fp32"):
+        self.device, self.precision = device, precision
 
     def wrap_network(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> DDPNetwork:
+        if self.precision in AUTOCAST_DTYPES:
+            wrap_forward_in_autocast(network, self.device.type, AUTOCAST_DTYPES[self.precision])
         return PlainNetwork(network, optim)
+
+
+def wrap_forward_in_autocast(network: nn.Module, device_type: str, dtype: torch.dtype) -> None:
+    """Wrap the forward pass in autocast, as Accelerate does under DDP; weights and outputs stay float32."""
+    forward = network.forward
+
+    def under_autocast(*inputs: Tensor) -> Tensor:
+        with torch.autocast(device_type, dtype):
+            return forward(*inputs).float()
+
+    network.forward = under_autocast
 
 
 class FlatAllReduceNetwork(DDPNetwork):

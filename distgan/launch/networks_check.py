@@ -28,6 +28,7 @@ from distgan.models.user_networks import load_networks, loaded, with_own_loss
 from distgan.training.contract import check_contract
 from distgan.training.engines.compiling import compile_blocks
 from distgan.training.gan import Traits, check_ranks_equal
+from distgan.training.precision_check import check_precision
 from distgan.training.session import Session
 from distgan.training.trial_inputs import draw_inputs, with_noise
 from distgan.utils.child_process import build_child_env
@@ -66,6 +67,7 @@ def check_networks(config: DoctorConfig) -> Iterator[Finding]:
         return
     for note in traits.notes:
         yield Finding("contract", "note", note)
+    yield _precisions(run, traits)
     yield _compiled(run, traits)
     yield _processes(run, traits)
 
@@ -75,6 +77,14 @@ def _images(config: DoctorConfig) -> tuple[ImageSpec, str]:
         return MNIST_SPEC, "1 x 28 x 28 and ten classes, as --data does not say otherwise"
     dataset = load_dataset(DataConfig(name=config.data, dir=config.data_dir))
     return dataset.spec, f"those of {config.data}: {dataset.spec.describe()}"
+
+
+def _precisions(run: Config, traits: Traits) -> Finding:
+    try:
+        check_precision(run, torch.device("cpu"), traits, "bf16")
+    except UserError as error:
+        return Finding("precisions", "note", str(error))
+    return Finding("precisions", "ok", "float32 and bf16")
 
 
 # -- compiled --

@@ -24,7 +24,7 @@ from distgan.distributed import env
 from distgan.errors import IS_QUIET, Stopped, UserError, as_user_error
 from distgan.evaluation.schema import Quality
 from distgan.models.given_modules import given_modules, with_modules
-from distgan.models.network_copies import with_networks
+from distgan.models.network_copies import check_settings_apply, with_networks
 from distgan.runs.observers import Observers, RunResult
 from distgan.runs.sample import draw_images
 from distgan.train import train as run_training
@@ -68,6 +68,8 @@ def train(
     _check_processes(config.processes.num)
     startup = Startup(time.time())
     with _restore_after(quiet=quiet), given_modules(generator, discriminator) as modules:
+        if modules:
+            check_settings_apply(config, are_modules=True)
         config = with_modules(config, modules) if modules else with_networks(config)
         images = given.prepare(config.data) if (given := _check_dataset(dataset)) else None
         try:

@@ -1,6 +1,5 @@
 """Networks that a program passes as modules, in place of a file of `--networks`."""
 
-import copy
 import hashlib
 import inspect
 import re
@@ -16,6 +15,7 @@ from distgan.config.network_spec import NetworkSpec
 from distgan.config.registry import Family
 from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError
+from distgan.models.module_copy import copy_network
 from distgan.models.user_networks import UserNetworks, describe_value, replace_loaded
 
 # In place of a file in the config of a run.
@@ -41,12 +41,12 @@ def given_modules(generator: nn.Module | None, discriminator: nn.Module | None) 
         raise UserError("generator: not given, though a discriminator is. Expected: both", code="missing-value")
 
     def build_generator(spec: NetworkSpec) -> nn.Module:
-        return copy.deepcopy(generator)
+        return copy_network(generator, "generator", f"--networks {GIVEN}")
 
     def build_discriminator(spec: NetworkSpec) -> nn.Module:
         if discriminator is None:
             raise UserError("discriminator: not given, though a generator is. Expected: both", code="missing-value")
-        return copy.deepcopy(discriminator)
+        return copy_network(discriminator, "discriminator", f"--networks {GIVEN}")
 
     family = Family("modules of a program", build_generator, build_discriminator)
     sha256 = _hash(generator) + _hash(discriminator)

@@ -86,7 +86,7 @@ def loading() -> Iterator[None]:
         _finder.is_loading = before
 
 
-def refuse_late_imports(home: Home, files: dict[str, bytes]) -> None:
+def forbid_late_imports(home: Home, files: dict[str, bytes]) -> None:
     """From now on let none of these files, named by their place below `home.root`, import what belongs to them.
 
     It holds for as long as their code may run, so to the end of the process.

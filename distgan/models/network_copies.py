@@ -4,6 +4,7 @@ import difflib
 import re
 from pathlib import Path
 
+from distgan.config.registry import FAMILIES
 from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError
 from distgan.models.given_modules import GIVEN
@@ -52,15 +53,35 @@ def choose_networks(model: ModelConfig, near: Path, named: str | None, *, is_tru
 def with_networks(config: Config) -> Config:
     """Return the config with the user's networks loaded, if it names any, and with the loss of their file.
 
-    A file that was named by flag or keyword is trusted, unlike the copy of a run. Raises UserError.
+    A file that was named by flag or keyword is trusted, unlike the copy of a run. Raises UserError, also for a setting
+    of the families that was named so: `spec` does not have it.
     """
     if config.model.networks is None:
         return config
+    check_settings_apply(config)
     origin = config.origin
     named = config.model.networks if origin.run is None or "model.networks" in origin.named else None
     model = choose_networks(config.model, origin.run or Path(), named, is_trusted=config.run.trust_networks)
     config = load_networks(config.model_copy(update={"model": model}))
     return config if "optim.loss" in origin.named else with_own_loss(config)
+
+
+def check_settings_apply(config: Config, *, are_modules: bool = False) -> None:
+    """Raise UserError for a setting of the families that was named by flag or keyword: no user's network gets it.
+
+    `are_modules`: a program passes networks that are built already.
+    """
+    names = [name for family in FAMILIES.values() for name in family.settings]
+    names += ["family", "networks", "args", "width"] if are_modules else []
+    for name in dict.fromkeys(names):
+        if f"model.{name}" in config.origin.named:
+            flag, value = {"args": "model-arg"}.get(name, name.replace("_", "-")), getattr(config.model, name)
+            whose = "generator= and discriminator=" if are_modules else f"--networks {config.model.networks_name}"
+            advice = "" if are_modules else f"--model-arg {name}={value} for a parameter of its functions, or "
+            raise UserError(
+                f"--{flag}: {whose} would not get it ({value}). Expected: {advice}no --{flag}",
+                code="setting-not-applicable",
+            )
 
 
 def find_copy(near: Path, networks: str) -> Path | None:

@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -24,8 +25,9 @@ import torch
 from distgan.config.registry import LOSSES, OWN_LOSS, Family, Lazy, Loss
 from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError, not_readable
-from distgan.models.late_imports import Home, find_known_late_import, loading, refuse_late_imports
+from distgan.models.late_imports import Home, find_known_late_import, forbid_late_imports, loading
 from distgan.utils.paths import user_path
+from distgan.utils.process_state import preserve_process_state, preserve_settings
 
 T = TypeVar("T")
 
@@ -158,14 +160,17 @@ def find_file(networks: str) -> Path:
 
 
 def load(path: Path) -> UserNetworks:
-    """Execute a file and return what it defines. Raises UserError that says where it fails, or what it lacks."""
+    """Execute a file and return what it defines. Raises UserError that says where it fails, or what it lacks.
+
+    What it changes of the process, as torch's settings or signal handlers, is restored; so after each build.
+    """
     root, name = _root_of(path)
     home = Home.of(root, path.stem if name == MODULE else name.partition(".")[0])
     try:
         source = path.read_bytes()
     except OSError as error:
         raise not_readable(f"--networks {path}", error) from error
-    with loading(), _importable(home, name) as imported, torch.random.fork_rng(devices=[]):
+    with loading(), preserve_process_state(), _importable(home, name) as imported:
         module = call_user_code(f"--networks {path}: does not import", root, lambda: _execute(path, name))
         files = {path.relative_to(root).as_posix(): source} | _files_of(imported(), home)
         _check_names(path, imported(), home)
@@ -175,7 +180,7 @@ def load(path: Path) -> UserNetworks:
             "which a copy would lack. Expected: that import at the top of the file alone",
             code="bad-networks",
         )
-    refuse_late_imports(home, files)
+    forbid_late_imports(home, files)
     missing = [f"{each}(spec)" for each in BUILDERS if getattr(module, each, None) is None]
     if missing:
         raise UserError(f"--networks {path}: lacks {' and '.join(missing)}. Expected: {_EXPECTED}", code="bad-networks")
@@ -187,7 +192,9 @@ def load(path: Path) -> UserNetworks:
         # The file itself may be renamed; a module that it imports, or that it is a part of, may not.
         known_as = "" if (each, name) == (own_name, MODULE) else each
         digest.update(f"{known_as}\0{len(files[each])}\0".encode() + files[each])
-    return UserNetworks(path, root, files, digest.hexdigest()[:16], family, _loss_of(path, root, module))
+    with preserve_process_state():
+        loss = _loss_of(path, root, module)
+    return UserNetworks(path, root, files, digest.hexdigest()[:16], family, loss)
 
 
 def _root_of(path: Path) -> tuple[Path, str]:
@@ -296,17 +303,35 @@ def call_user_code(what: str, root: Path, call: Callable[[], T]) -> T:
 
 
 def describe_error(error: BaseException, root: Path) -> str:
-    """Return `ValueError: its text (my_gan.py, line 12: the code)`: of the last place below `root`."""
+    """Return `ValueError: its text (my_gan.py, line 12: the code)`: of the last place in the user's code.
+
+    That is below `root`, or else in no library; an error without such a place, as of a backward pass, has none.
+    """
     lines = traceback.format_exception_only(error)  # of a syntax error the place comes first, of others notes last
     text = " ".join(lines[-1 if isinstance(error, SyntaxError) else 0].split())
     if isinstance(error, SyntaxError) and error.filename:
         return f"{text} ({Path(error.filename).name}, line {error.lineno}: {(error.text or '').strip()})"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).is_relative_to(root)]
-    if not frames:
-        return text
-    frame = (own or frames)[-1]
-    return f"{text} ({Path(frame.filename).name}, line {frame.lineno}: {frame.line})"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_in(frame.filename, *_NEVER_OWN)]
+    own = [frame for frame in frames if _is_in(frame.filename, root) and not _is_installed(frame.filename, root)]
+    own = own or [frame for frame in frames if not _is_installed(frame.filename, Path())] or frames
+    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno}: {own[-1].line})" if own else text
+
+
+_PACKAGES = {"site-packages", "dist-packages"}
+# torch, and this package.
+_NEVER_OWN = (Path(torch.__file__).parent, Path(__file__).parents[1])
+
+
+def _is_in(filename: str, *folders: Path) -> bool:
+    return any(Path(filename).is_relative_to(folder) for folder in folders)
+
+
+def _is_installed(filename: str, root: Path) -> bool:
+    """True for a file of Python's libraries, though they may lie below `root`, as in a virtual environment."""
+    path = Path(filename)
+    if _PACKAGES & set(path.parts):
+        return not path.is_relative_to(root) or bool(_PACKAGES & set(path.relative_to(root).parts))
+    return filename.startswith("<frozen") or path.is_relative_to(sysconfig.get_path("stdlib"))
 
 
 def _guarded(path: Path, root: Path, module: ModuleType, name: str) -> Callable[..., Any]:
@@ -315,7 +340,8 @@ def _guarded(path: Path, root: Path, module: ModuleType, name: str) -> Callable[
     _check_signature(path, name, function)
 
     def build(*arguments: Any, **settings: Any) -> Any:
-        return call_user_code(f"--networks {path}: {name} fails", root, lambda: function(*arguments, **settings))
+        with preserve_settings():
+            return call_user_code(f"--networks {path}: {name} fails", root, lambda: function(*arguments, **settings))
 
     build.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return build

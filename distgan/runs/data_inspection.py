@@ -13,7 +13,7 @@ from rich.table import Table
 
 from distgan.config.command_settings import InspectConfig
 from distgan.config.flags import from_flags
-from distgan.config.presets import config_folder, build_config
+from distgan.config.presets import build_config, config_folder
 from distgan.config.registry import FAMILIES
 from distgan.config.schema import Config, DataConfig, ModelConfig
 from distgan.data.base import Dataset, load_dataset

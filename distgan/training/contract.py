@@ -4,29 +4,32 @@ Each failure is one sentence that names the layer. What only costs something (th
 number of processes) is a note, and what it costs is left out of the training. On one process, in seconds.
 """
 
-import copy
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from itertools import chain
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distgan.config.registry import OWN_LOSS
 from distgan.config.schema import Config
-from distgan.distributed import env
 from distgan.distributed.sharding import BatchShard
 from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
-from distgan.models.user_networks import describe_error, describe_value, loaded
-from distgan.training.forward_watch import ForwardWatch, module_state, watched_draws
+from distgan.models.user_networks import describe_value
+from distgan.training.forward_watch import watched_draws
 from distgan.training.gan import Traits
 from distgan.training.losses import find_loss
+from distgan.training.network_trial import NetworkTrial
+from distgan.training.precision_check import check_precision
 from distgan.training.resume_trial import STEPS, ResumeTrial
-from distgan.training.trial_inputs import ROWS, draw_inputs, with_noise
-from distgan.training.weights_check import find_differing_buffer, find_problem
+from distgan.training.state_check import check_copy, check_hidden_state, check_state
+from distgan.training.trial_inputs import ROWS
+from distgan.training.weights_check import find_problem
+from distgan.utils.process_state import default_torch_state
 
 _SCALE = 4.0
 
@@ -34,44 +37,29 @@ _SCALE = 4.0
 def check_contract(config: Config, device: torch.device) -> Traits:
     """Return what training has to know of the networks of `config`. Raises UserError for what it can't train.
 
-    Takes no random number of the caller's.
+    Takes no random number of the caller's, and restores what the networks change of torch's settings.
     """
     devices = [device] if device.type == "cuda" else []
-    dtype = torch.get_default_dtype()
-    with torch.random.fork_rng(devices), redirect_stdout(sys.stderr):
-        torch.set_default_dtype(torch.float32)
-        try:
-            return _Contract(config, device).check()
-        finally:
-            torch.set_default_dtype(dtype)
+    with torch.random.fork_rng(devices), default_torch_state(), redirect_stdout(sys.stderr):
+        return _Contract(config, device).check()
 
 
-class _Contract:
+class _Contract(NetworkTrial):
     """The checks, in their order: each may rely on those before it."""
-
-    def __init__(self, config: Config, device: torch.device):
-        self.config, self.device = config, device
-        networks = loaded(config.model)
-        self.where = f"--networks {networks.path}" if networks else f"--family {config.model.family}"
-        self.root = networks.root if networks else None
-        self.notes: list[str] = []
-        self.draws: dict[str, list[str]] = defaultdict(list)
-        self.syncs: list[str] = []
 
     def check(self) -> Traits:
         generator, discriminator = self.build()
-        with self.errors_named("z of generator.latent_shape"):
-            self.inputs, self.others = (draw_inputs(generator, self.config.model, self.device, seed) for seed in (0, 1))
-        self.z, self.images, self.labels = self.inputs
-        for name, network in (("generator", generator), ("discriminator", discriminator)):
-            self.check_can_be_copied(name, network)
+        pair = {"generator": generator, "discriminator": discriminator}
+        self.draw_inputs(generator)
         self.check_outputs(generator, discriminator)
+        self.check_mixtures(generator)
         self.check_loss()
-        for name, network in (("generator", generator), ("discriminator", discriminator)):
-            self.check_copy(name, network)
+        for name, network in pair.items():
+            check_copy(self, name, network)
         self.check_gradients(generator, discriminator)
-        for name, network in (("generator", generator), ("discriminator", discriminator)):
-            self.check_state(name, network)
+        for name, network in pair.items():
+            check_state(self, name, network)
+            check_hidden_state(self, name, network)
         g_mixes = self.mixes_rows("generator", generator)
         mixes_by_layer = d_mixes = self.mixes_rows("discriminator", discriminator)
         if g_mixes or d_mixes:
@@ -92,82 +80,74 @@ class _Contract:
         is_contiguous = not self.takes_channels_last(generator, discriminator)
         depends = g_mixes or mixes_by_layer or any(self.draws.values())
         traits = Traits(d_mixes, self.find_eager_only_reason(), is_contiguous, depends, tuple(self.notes))
-        self.check_steps(traits)
+        self.check_steps(pair, traits)
+        check_precision(self.config, self.device, traits, self.config.run.precision or "fp32")
         return traits
-
-    def contract_error(self, text: str, error: BaseException | None = None) -> UserError:
-        """Return the error to raise for a failed check, with the exception that caused it."""
-        contract_error = UserError(f"{self.where}: {text}", code="bad-networks")
-        contract_error.__cause__ = error
-        return contract_error
 
     # -- building -------------------------------------------------------------------------------------
 
     def build(self) -> tuple[nn.Module, nn.Module]:
-        """Build the pair twice from one seed, and return one of them."""
-        pairs = []
-        for _ in range(2):
-            torch.manual_seed(0)
-            pairs.append((build_generator(self.config.model), build_discriminator(self.config.model)))
-        for name, one, other in zip(("generator", "discriminator"), *pairs, strict=True):
-            if problem := find_problem(name, one, other):
+        """Build the pair twice from one seed, and once from another, and return the first."""
+        pairs, states = [], []
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            pair, after = [], []
+            for build in (build_generator, build_discriminator):
+                pair.append(build(self.config.model))
+                after.append(torch.get_rng_state())
+            pairs.append(pair)
+            states.append(after)
+        for index, name in enumerate(("generator", "discriminator")):
+            if problem := find_problem(name, pairs[0][index], pairs[1][index]):
                 raise self.contract_error(problem)
+            if torch.equal(states[0][index], states[2][index]):
+                raise self.contract_error(
+                    f"build_{name} sets the seed of torch's random numbers, which are then the same for each --seed. "
+                    "Expected: no torch.manual_seed, or one within torch.random.fork_rng()"
+                )
         generator, discriminator = (network.to(self.device) for network in pairs[0])
-        shape = generator.latent_shape
-        if not isinstance(shape, tuple | list) or not all(type(each) is int and each > 0 for each in shape):
-            raise self.contract_error(
-                f"generator.latent_shape is {describe_value(shape)} ({shape}). Expected: the shape of one z without "
-                "the batch, as (8,)"
-            )
         return generator, discriminator
+
+    def copies(self, generator: nn.Module, discriminator: nn.Module) -> tuple[nn.Module, nn.Module]:
+        """Return a copy of both in training."""
+        return self.copy("generator", generator).train(), self.copy("discriminator", discriminator).train()
 
     # -- forward --------------------------------------------------------------------------------------
 
-    def run(self, name: str, network: nn.Module, *inputs: Tensor) -> Any:
-        """Return what a pass gives, and note what it draws and reads."""
-        watch = ForwardWatch(name, network)
-        try:
-            with watch.watching():
-                output = network(*inputs)
-        except (Exception, SystemExit) as error:
-            takes = f"forward({'z' if name == 'generator' else 'images'}, labels)"
-            expected = f". Expected: {takes}" if isinstance(error, TypeError) and "argument" in str(error) else ""
-            raise self.contract_error(f"{watch.layer} fails: {self.described(error)}{expected}", error) from error
-        self.draws[name] += [f"{layer}: {what}" for layer, what in watch.draws.items()]
-        self.syncs += [f"{layer}: {what}" for layer, what in watch.syncs.items()]
-        if watch.foreign:
-            raise self.contract_error(
-                f"{name} draws from {watch.foreign[0]} in forward, which no checkpoint keeps. Expected: "
-                "distgan.noise.Normal, or torch's"
-            )
-        if watch.printed:
-            self.notes.append(f"{name} prints in forward, in every step: {watch.printed.splitlines()[0][:60]!r}")
-        return output
-
-    def described(self, error: BaseException) -> str:
-        return describe_error(error, self.root) if self.root else f"{type(error).__name__}: {error}"
-
     def check_outputs(self, generator: nn.Module, discriminator: nn.Module) -> None:
-        largest = 0.0
+        seen = []
         for is_training in (False, True):
-            g, d = (self.with_noise(copy.deepcopy(each)).train(is_training) for each in (generator, discriminator))
+            g, d = (each.train(is_training) for each in self.copies(generator, discriminator))
             with torch.no_grad():
                 images = self.run("generator", g, self.z, self.labels)
                 self.check_output("generator", images, tuple(self.images.shape), "images (N, C, H, W)")
                 logits = self.run("discriminator", d, images, self.labels)
                 self.check_output("discriminator", logits, (ROWS, 1), "logits (N, 1)")
-            largest = max(largest, float(images.abs().max()))
-        with torch.no_grad(), self.errors_named("generator with larger weights"):
-            wide = self.with_noise(copy.deepcopy(generator)).train()
-            for parameter in wide.parameters():
-                parameter.mul_(_SCALE)
-            reach = wide(self.z * _SCALE, self.labels).abs()
-        # An infinite intermediate of the enlarged weights says nothing.
-        largest = max(largest, float(reach.max())) if reach.isfinite().all() else largest
+            seen.append(images)
+        for scale in (_SCALE, -_SCALE):
+            with torch.no_grad(), self.errors_named("generator with larger weights"):
+                wide = self.copy("generator", generator).train()
+                for parameter in wide.parameters():
+                    parameter.mul_(scale)
+                images = wide(self.z * scale, self.labels)
+            # An infinite intermediate of the enlarged weights says nothing.
+            seen += [images] if images.isfinite().all() else []
+        smallest, largest = min(float(each.min()) for each in seen), max(float(each.abs().max()) for each in seen)
         if largest > 1.001:
             raise self.contract_error(
                 f"generator gives pixels up to {largest:.3g}, with larger weights at the latest. Expected: images in "
                 "[-1, 1], as by a last nn.Tanh()"
+            )
+        if smallest >= 0 and largest > 0:
+            layer = self.sigmoids["generator"]
+            self.notes.append(
+                f"{f'{layer} ends G with a sigmoid: it' if layer else 'generator'} gives pixels in [0, 1], and the "
+                "images that D compares them with are in [-1, 1], as by a last nn.Tanh()"
+            )
+        if (layer := self.sigmoids["discriminator"]) and self.config.optim.loss != OWN_LOSS:
+            self.notes.append(
+                f"{layer} ends D with a sigmoid: its logits are in [0, 1], and --loss {self.config.optim.loss} takes "
+                "any number, as without nn.Sigmoid()"
             )
 
     def check_output(self, name: str, output: Any, shape: tuple[int, ...], what: str) -> None:
@@ -182,48 +162,100 @@ class _Contract:
                 f"{name} gives NaN or infinite values before the first step. Expected: finite {what}"
             )
 
+    def check_mixtures(self, generator: nn.Module) -> None:
+        """Give weights over the classes in place of labels to a generator that says that it takes them."""
+        num = self.config.model.num_labels
+        if not num or not getattr(generator, "takes_mixtures", False):
+            return
+        network = self.copy("generator", generator).eval()
+        weights = F.one_hot(self.labels, num).float()
+        self.expected = f". Expected: weights ({ROWS}, {num}) as labels too, or a generator without takes_mixtures"
+        with torch.no_grad():
+            by_label = network(self.z, self.labels)
+            images = self.run("generator", network, self.z, weights.lerp(weights.roll(1, 0), 0.5))
+            self.check_output("generator", images, tuple(self.images.shape), "images (N, C, H, W)")
+            of_one = self.run("generator", network, self.z, weights)
+        if not self.draws["generator"] and not torch.allclose(by_label, of_one, rtol=1e-3, atol=1e-4):
+            raise self.contract_error(
+                "generator gives other images for a class as weights, a row of 0 and a 1, than for its number"
+                + self.expected
+            )
+        self.expected = ""
+
     def check_loss(self) -> None:
         """Call both functions of the loss, which may be that of the file; its penalty is a part of the steps."""
         loss = find_loss(self.config.optim.loss, self.config.model)
-        logits = torch.linspace(-2, 2, ROWS, device=self.device).view(-1, 1)
+        logits = torch.linspace(-2, 2, ROWS, device=self.device).view(-1, 1).requires_grad_()
         for key, function in (("d_loss", loss.d_loss), ("g_loss", loss.g_loss)):
-            name = f"--loss {self.config.optim.loss}: {key}"
-            self.check_output(name, self.run(name, LossFunction(function), logits, -logits), (), "a scalar")
+            name, values = f"--loss {self.config.optim.loss}: {key}", []
+            for _ in range(2):
+                torch.manual_seed(0)
+                values.append(self.run(name, LossFunction(function), logits, -logits))
+                self.check_output(name, values[-1], (), "a scalar")
+                self.check_has_gradient(name, values[-1], "a scalar")
+            if not torch.equal(*values):
+                raise self.contract_error(
+                    f"{name} depends on earlier calls, which no checkpoint keeps. Expected: a function of the logits"
+                )
+
+    def check_has_gradient(self, name: str, output: Tensor, what: str) -> None:
+        if not output.requires_grad:
+            raise self.contract_error(
+                f"{name} gives {what} without a gradient, as by detach(), .data or torch.no_grad(). Expected: none of "
+                "these on the way to it"
+            )
 
     def check_gradients(self, generator: nn.Module, discriminator: nn.Module) -> None:
         """Take a gradient of each network by the way that a step takes."""
-        g, d = (self.with_noise(copy.deepcopy(each)).train() for each in (generator, discriminator))
+        g, d = self.copies(generator, discriminator)
         with self.errors_named("the backward pass"):
-            logits = d(g(self.z, self.labels), self.labels)
+            images = g(self.z, self.labels)
+            self.check_has_gradient("generator", images, "images")
+            images.retain_grad()
+            logits = d(images, self.labels)
+            self.check_has_gradient("discriminator", logits, "logits")
             with watched_draws(generator=g, discriminator=d) as again:
                 logits.sum().backward()
         if again:
             raise self.contract_error(
                 f"{again[0]} draws anew in the backward pass. Expected: no torch.utils.checkpoint around it"
             )
-        for name, network in (("generator", g), ("discriminator", d)):
-            unused = [key for key, parameter in network.named_parameters() if parameter.grad is None]
-            if unused:
-                more = f", nor do {len(unused) - 1} more" if len(unused) > 1 else ""
+        # D first, through which G's come.
+        self.check_gradients_of("discriminator", d)
+        if images.grad is None:
+            raise self.contract_error(
+                "discriminator gives G no gradient: its logits do not depend on the images, or on detached ones alone. "
+                "Expected: images that are used without detach(), .data or torch.no_grad()"
+            )
+        if not images.grad.isfinite().all():
+            raise self.contract_error(
+                "discriminator has a gradient by the images that is NaN or infinite. Expected: a finite one"
+            )
+        self.check_gradients_of("generator", g)
+
+    def check_gradients_of(self, name: str, network: nn.Module) -> None:
+        unused = [key for key, parameter in network.named_parameters() if parameter.grad is None]
+        if unused:
+            more = f", nor do {len(unused) - 1} more" if len(unused) > 1 else ""
+            raise self.contract_error(
+                f"{name}.{unused[0]} gets no gradient{more}: forward does not use it, or detaches what it gives, and "
+                "several processes would wait for it for ever. Expected: parameters that an output depends on, or none"
+            )
+        for key, parameter in network.named_parameters():
+            assert parameter.grad is not None
+            if parameter.grad.is_sparse:
                 raise self.contract_error(
-                    f"{name}.{unused[0]} gets no gradient{more}: forward does not use it, and several processes would "
-                    "wait for it for ever. Expected: parameters that an output depends on, or none"
+                    f"{name}.{key} gets a sparse gradient, which Adam and several processes do not take. Expected: a "
+                    "layer with sparse=False"
                 )
-            for key, parameter in network.named_parameters():
-                assert parameter.grad is not None
-                if parameter.grad.is_sparse:
-                    raise self.contract_error(
-                        f"{name}.{key} gets a sparse gradient, which Adam and several processes do not take. Expected: "
-                        "a layer with sparse=False"
-                    )
-                if not parameter.grad.isfinite().all():
-                    raise self.contract_error(
-                        f"{name}.{key} gets a gradient that is NaN or infinite. Expected: a finite one"
-                    )
+            if not parameter.grad.isfinite().all():
+                raise self.contract_error(
+                    f"{name}.{key} gets a gradient that is NaN or infinite. Expected: a finite one"
+                )
 
     def takes_channels_last(self, generator: nn.Module, discriminator: nn.Module) -> bool:
         """Return whether they run with weights as a GPU likes them, after which not every tensor can be viewed."""
-        g, d = (self.with_noise(copy.deepcopy(each)).train() for each in (generator, discriminator))
+        g, d = self.copies(generator, discriminator)
         try:
             for network in (g, d):
                 network.to(memory_format=torch.channels_last)  # which weights of five dimensions do not take
@@ -232,90 +264,7 @@ class _Contract:
             return False
         return True
 
-    # -- state ----------------------------------------------------------------------------------------
-
-    def check_state(self, name: str, network: nn.Module) -> None:
-        """Look for what a pass changes and a checkpoint does not keep."""
-        network = self.with_noise(copy.deepcopy(network)).train()
-        saved = set(network.state_dict())
-        buffers = {key: (value, value.clone()) for key, value in network.named_buffers()}
-        before = {path: module_state(module) for path, module in network.named_modules()}
-        weights = {key: value.detach().clone() for key, value in network.named_parameters()}
-        self.check_batch_buffers(name, network)
-        with self.errors_named(f"a pass of {name} in training"):
-            network(self.inputs.of(name), self.labels).sum().backward()
-        for key, weight in network.named_parameters():
-            if not torch.equal(weight, weights[key]):
-                raise self.contract_error(
-                    f"{name}.{key} changes in forward, as by max_norm. Expected: weights that only a step changes"
-                )
-        now = dict(network.named_buffers())
-        for key, (value, old) in buffers.items():
-            if now.get(key) is not value:
-                raise self.contract_error(
-                    f"{name}.{key} is a new tensor after a pass, which leaves the old one in the moving average and in "
-                    "graphs. Expected: a buffer that is changed in place, as by copy_() or add_()"
-                )
-            if key not in saved and not torch.equal(value, old):
-                raise self.contract_error(
-                    f"{name}.{key} changes in forward, and no checkpoint keeps it. Expected: register_buffer with "
-                    "persistent=True"
-                )
-        for path, module in network.named_modules():
-            for key, value in module_state(module).items():
-                if before.get(path, {}).get(key) != value:
-                    full = ".".join(filter(None, (name, path, key)))
-                    raise self.contract_error(
-                        f"{full} ({type(module).__name__}) changes in forward, and no checkpoint keeps a Python "
-                        "attribute. Expected: register_buffer, changed in place"
-                    )
-
-    def check_batch_buffers(self, name: str, network: nn.Module) -> None:
-        """Look for buffers that differ between processes, as a pass sets them by the images of its batch."""
-        one, other = (self.with_noise(copy.deepcopy(network)).train() for _ in range(2))
-        with self.errors_named(f"a pass of {name} in training"), torch.no_grad():
-            one(self.inputs.of(name), self.labels)
-            other(self.others.of(name), self.labels)
-        if key := find_differing_buffer(one, other):
-            text = f"{name}.{key} depends on the images of a batch, and so differs between processes"
-            if env.world_size() > 1:
-                raise self.contract_error(f"{text}. Expected: one process, or a buffer that does not")
-            self.notes.append(f"{text}: the networks train on one process only")
-
-    def check_can_be_copied(self, name: str, network: nn.Module) -> None:
-        try:
-            copy.deepcopy(network)
-        except Exception as error:
-            raise self.contract_error(
-                f"{name} can't be copied, as the moving average needs: {self.described(error)}. Expected: no tensor "
-                "with a history as an attribute (nn.utils.parametrizations in place of nn.utils.weight_norm and "
-                "spectral_norm)",
-                error,
-            ) from error
-
-    def check_copy(self, name: str, network: nn.Module) -> None:
-        """Copy the network as the moving average does: the copy may know nothing of the original."""
-        original = copy.deepcopy(network)
-        copies = [copy.deepcopy(original) for _ in range(2)]
-        inputs = self.inputs.of(name)
-        with torch.no_grad(), self.errors_named(f"a copy of {name}"):
-            before = copies[0].eval()(inputs, self.labels)
-            kept = [parameter.clone() for parameter in network.parameters()]
-            for parameter in (*network.parameters(), *original.parameters()):
-                parameter.add_(1)
-            after = copies[1].eval()(inputs, self.labels)
-            for parameter, value in zip(network.parameters(), kept, strict=True):
-                parameter.copy_(value)
-        if not torch.equal(before, after) and not self.draws[name]:
-            raise self.contract_error(
-                f"a copy of {name} still uses the weights of the original, by a function or a list that holds them. "
-                "Expected: layers as attributes, or in an nn.ModuleList"
-            )
-
     # -- what is the same on many processes -----------------------------------------------------------
-
-    def with_noise(self, network: nn.Module, shard: BatchShard | None = None) -> nn.Module:
-        return with_noise(network, self.device, shard)
 
     def mixes_rows(self, name: str, network: nn.Module) -> bool:
         """Return whether a row depends on others, but for BatchNorm.
@@ -325,7 +274,7 @@ class _Contract:
         """
 
         def run(inputs: Tensor, rows: slice, shard: BatchShard) -> Tensor:
-            own = self.with_noise(copy.deepcopy(network), shard).train()
+            own = self.copy(name, network, shard).train()
             for module in own.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
@@ -361,7 +310,7 @@ class _Contract:
 
     # -- steps ----------------------------------------------------------------------------------------
 
-    def check_steps(self, traits: Traits) -> None:
+    def check_steps(self, pair: dict[str, nn.Module], traits: Traits) -> None:
         """Take steps, save, load into other networks, and take more of them by both: these must end alike."""
         trial = ResumeTrial(self.config, self.device, traits)
         with self.errors_named(f"a step with --loss {self.config.optim.loss}"):
@@ -369,19 +318,13 @@ class _Contract:
         with self.errors_named("a checkpoint of its tensors"):
             trial.save()
         if key := trial.find_difference(self.where):
+            for name, trained in (("generator", trial.gan.generator), ("discriminator", trial.gan.discriminator)):
+                check_hidden_state(self, name, pair[name], trained)
             raise self.contract_error(
-                f"{STEPS} steps, a checkpoint, and {STEPS} more do not end as {2 * STEPS} steps: {key} differs. "
-                "Expected: all that a pass depends on in parameters and buffers"
+                f"{STEPS} steps, a checkpoint, and {STEPS} more do not end as {2 * STEPS} steps: {key} is the "
+                "first tensor that differs, by a state of G, D or the loss beside their tensors. Expected: all that a "
+                "pass depends on in parameters and buffers"
             )
-
-    @contextmanager
-    def errors_named(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (UserError, torch.OutOfMemoryError):
-            raise
-        except (Exception, SystemExit) as error:
-            raise self.contract_error(f"{what} fails: {self.described(error)}", error) from error
 
 
 class LossFunction(nn.Module):

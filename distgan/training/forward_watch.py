@@ -1,4 +1,4 @@
-"""Watch the forward passes of a network: which layer draws torch's random numbers, and which makes the host wait."""
+"""Watch the forward passes of a network: its layers that draw torch's random numbers, wait, or change inputs."""
 
 import hashlib
 import random
@@ -23,7 +23,11 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class ForwardWatch:
-    """Record of a network's passes: `draws` and `syncs` by layer, with the operator; `foreign` generators, prints."""
+    """Record of a network's passes: `draws` and `syncs` by layer, with the operator; `foreign` generators, prints.
+
+    `written`: `layer: operator` of the first that changes an input in place, with the input's number; None without one.
+    `sigmoid`: the last layer that took one, and its result.
+    """
 
     def __init__(self, name: str, network: nn.Module):
         self.name, self.network = name, network
@@ -31,6 +35,9 @@ class ForwardWatch:
         self.syncs: dict[str, str] = {}
         self.foreign: list[str] = []
         self.printed = ""
+        self.written: tuple[str, int] | None = None
+        self.sigmoid: tuple[str, Tensor] | None = None
+        self.inputs: dict[int, int] = {}  # address -> number
         self._stack: list[str] = []
 
     @property
@@ -39,9 +46,10 @@ class ForwardWatch:
         return self._stack[-1] if self._stack else self.name
 
     @contextmanager
-    def watching(self) -> Iterator["ForwardWatch"]:
-        """Watch the calls of the network within the block."""
+    def watching(self, *inputs: Tensor) -> Iterator["ForwardWatch"]:
+        """Watch the calls of the network within the block, with these inputs."""
         out = StringIO()
+        self.inputs = {each.untyped_storage().data_ptr(): index for index, each in enumerate(inputs)}
         before = random.getstate(), _numpy_state()
         try:
             with ExitStack() as stack:
@@ -66,6 +74,12 @@ class ForwardWatch:
         if before[1] != _numpy_state():
             self.foreign.append("numpy.random")
 
+    def ending_sigmoid(self, output: Tensor) -> str:
+        """Return the layer whose sigmoid `output` is, or a view of it; "" for another output."""
+        if self.sigmoid is None or _address(self.sigmoid[1]) != _address(output):
+            return ""
+        return self.sigmoid[0]
+
     def _leave(self) -> None:
         if len(self._stack) > 1:  # of an error the layer in which it was raised stays
             self._stack.pop()
@@ -83,13 +97,31 @@ class _Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
+        for argument in _written(func, args, kwargs or {}):
+            if self.watch.written is None and (index := self.watch.inputs.get(_address(argument))) is not None:
+                self.watch.written = f"{self.watch.layer}: {name}", index
         if torch.Tag.nondeterministic_seeded in func.tags and not _draws_nothing(func, args, kwargs or {}):
             self.watch.draws.setdefault(self.watch.layer, name)
         elif torch.Tag.data_dependent_output in func.tags or name in _MADE_ON_HOST:
             self.watch.syncs.setdefault(self.watch.layer, {"_local_scalar_dense": "item"}.get(name, name))
         elif torch.Tag.dynamic_output_shape in func.tags and (name != "index" or _by_mask(args)):
             self.watch.syncs.setdefault(self.watch.layer, name)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if name in ("sigmoid", "sigmoid_"):
+            self.watch.sigmoid = self.watch.layer, result
+        return result
+
+
+def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """Yield the tensors that an operator changes."""
+    for index, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[index] if index < len(args) else kwargs.get(argument.name)
+            yield from value if isinstance(value, list | tuple) else [] if value is None else [value]
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else -1
 
 
 def _draws_nothing(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:

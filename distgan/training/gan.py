@@ -326,7 +326,7 @@ def check_ranks_equal(gan: Gan, runtime: Runtime) -> None:
 def check_built_alike(networks: dict[str, nn.Module], model: ModelConfig, runtime: Runtime) -> None:
     """Raise UserError that names the first tensor which a rank has built otherwise than rank 0. All ranks call it.
 
-    DDP would stop on another shape with a message of its own, and replace other values by those of rank 0.
+    DDP would stop on another shape without naming the tensor, and replace other values by those of rank 0.
     """
     tensors = {
         f"{name}.{key}": value

@@ -18,21 +18,21 @@ _NOISE = 10  # times the difference of two trainings that should not differ
 class ResumeTrial:
     """A training of a few steps on one process. Its methods are called in their order."""
 
-    def __init__(self, config: Config, device: torch.device, traits: Traits):
-        self.model, self.device, self.traits = config.model, device, traits
+    def __init__(self, config: Config, device: torch.device, traits: Traits, precision: str = "fp32"):
+        self.model, self.device, self.traits, self.precision = config.model, device, traits, precision
         optim = with_penalty_weight(config.optim, config.model, ROWS)
         self.optim = optim.model_copy(update={"ema_decay": optim.ema_decay or 0.9, "d_microbatches": 1})
         self.gan, self.step = self._build(1)
         self.inputs = draw_inputs(self.gan.generator, config.model, device)
 
     def _build(self, seed: int) -> tuple[Gan, Step]:
-        runtime = LocalRuntime(self.device)
+        runtime = LocalRuntime(self.device, self.precision)
         gan = build_gan(self.model, self.optim, seed, runtime, traits=self.traits)  # type: ignore[arg-type]
         return gan, build_step(gan, self.optim, 0, 2 * STEPS)
 
-    def take_steps(self, step: Step | None = None) -> None:
-        """Take STEPS steps, of this training or by `step`."""
-        for _ in range(STEPS):
+    def take_steps(self, step: Step | None = None, num: int = STEPS) -> None:
+        """Take steps, of this training or by `step`."""
+        for _ in range(num):
             (step or self.step)(self.inputs.images, self.inputs.labels, range(ROWS))
 
     def save(self) -> None:

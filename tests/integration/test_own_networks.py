@@ -82,7 +82,14 @@ def test_ranks_that_build_other_networks_end_with_one_line(distgan: Run, tmp_pat
 def test_doctor_proves_what_takes_two_processes(distgan: Run, tmp_path: Path) -> None:
     write_pair(tmp_path)
     found = states(distgan.ok("doctor", "--networks", "my_gan.py").stdout)
-    assert found == {"file": "ok", "images": "note", "contract": "ok", "engines": "ok", "processes": "ok"}
+    assert found == {
+        "file": "ok",
+        "images": "note",
+        "contract": "ok",
+        "precisions": "ok",
+        "engines": "ok",
+        "processes": "ok",
+    }
     images = np.zeros((20, 3, 16, 16), dtype=np.uint8)
     np.savez(tmp_path / "colour.npz", images=images)
     (tmp_path / "dcgan.py").write_text(HEAD + TRAINS["dcgan"][0])

@@ -34,7 +34,7 @@ MISTAKES: dict[str, list[str]] = {
         "17,970",
     ],
     "train --model vanilla --data-dir no --no-download --out run": ["--data-dir: no ... [no-data]", "--data digits"],
-    "train --model vanilla --data-dir no --data-mirror http://127.0.0.1:9 --out run": ["the download failed"],
+    "train --model vanilla --data-dir no --data-mirror http://127.0.0.1:9 --out run": ["the download ... failed"],
     "train --preset cgan-quick --data digits --out /proc/run": ["--out", "[unwritable]"],
     "train --preset cgan-quick --data digits --out one.toml/run": ["--out", "[unwritable]"],
     f"{SIX.removesuffix(' --out run')} --dry-run --resume auto": [

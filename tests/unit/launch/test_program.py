@@ -212,7 +212,10 @@ def test_modules_are_copied_and_resumed_by_passing_them_again(
 ) -> None:
     generator, discriminator = Generator(), Discriminator()
     before = {key: value.clone() for key, value in generator.state_dict().items()}
-    dataset, settings = distgan.Dataset(IMAGES), {key: value for key, value in SETTINGS.items() if key != "family"}
+    dataset, settings = (
+        distgan.Dataset(IMAGES),
+        {key: value for key, value in SETTINGS.items() if key not in ("family", "width")},
+    )
 
     def resume(out: str, G: nn.Module, D: nn.Module | None, **more: Any) -> distgan.RunResult:
         config = distgan.Config.from_preset("vanilla", **(settings | more), out=tmp_path / out)
@@ -257,10 +260,24 @@ def test_networks_go_through_the_contract(tmp_path: Path) -> None:
         def forward(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
             return super().forward(z, labels)[..., :27]
 
-    settings = {key: value for key, value in SETTINGS.items() if key != "family"}
+    class Broken(Generator):
+        def forward(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+            return nn.functional.linear(z, z[:, :1])
+
+    settings = {key: value for key, value in SETTINGS.items() if key not in ("family", "width")}
     config = distgan.Config.from_preset("vanilla", **settings, out=tmp_path / "run")
+    for name, value in (("width", 0.5), ("dropout", 0.1), ("family", "dcgan")):
+        named = distgan.Config.from_preset("vanilla", **settings, **{name: value}, out=tmp_path / "run")
+        with expect_user_error("--...: generator= ... [setting-not-applicable]"):
+            distgan.train(named, generator=Generator(), discriminator=Discriminator())
     with expect_user_error("... (4, 1, 28, 27) ... [bad-networks]"):
         distgan.train(config, dataset=distgan.Dataset(IMAGES), generator=Wide(), discriminator=Discriminator())
+    with expect_user_error("... (test_program.py, line ...: ... [bad-networks]"):
+        distgan.train(config, dataset=distgan.Dataset(IMAGES), generator=Broken(), discriminator=Discriminator())
+    used = Generator()
+    used.last = used.main(torch.zeros(1, 100))
+    with expect_user_error("... generator.last (Generator) ... [bad-networks]"):
+        distgan.train(config, dataset=distgan.Dataset(IMAGES), generator=used, discriminator=Discriminator())
     with expect_user_error("generator: ... [setting-not-applicable]"):
         distgan.sample(train(tmp_path / "cgan", max_steps=1).folder, generator=Generator())
 

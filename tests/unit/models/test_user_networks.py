@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import getstate
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.own_networks import LOSS, PAIR, none_loaded, write_pair
@@ -20,7 +24,7 @@ from distgan.distributed.rendezvous import _collect_facts, _find_difference
 from distgan.models import network_copies, user_networks
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.given_modules import given_modules, with_modules
-from distgan.models.user_networks import find_file, load, load_networks, with_own_loss
+from distgan.models.user_networks import describe_error, find_file, load, load_networks, with_own_loss
 from distgan.reports.reproduce import train_words
 from distgan.training.gan import check_built_alike
 from distgan.training.losses import find_loss
@@ -209,6 +213,49 @@ def test_loading_takes_no_random_number_and_prints_nothing_on_stdout(
     assert "hello" in err
 
 
+EFFECTS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "grad mode": ("torch.set_grad_enabled(False)", torch.is_grad_enabled),
+    "dtype": ("torch.set_default_dtype(torch.float64)", torch.get_default_dtype),
+    "device": ("torch.set_default_device('meta')", torch.get_default_device),
+    "threads": ("torch.set_num_threads(torch.get_num_threads() + 1)", torch.get_num_threads),
+    "algorithms": ("torch.use_deterministic_algorithms(True)", torch.are_deterministic_algorithms_enabled),
+    "cuDNN": ("torch.backends.cudnn.benchmark = True", lambda: torch.backends.cudnn.benchmark),
+    "oneDNN": ("torch.backends.mkldnn.enabled = False", lambda: torch.backends.mkldnn.enabled),
+    "attention": ("torch.backends.cuda.enable_flash_sdp(False)", torch.backends.cuda.flash_sdp_enabled),
+    "precision": ("torch.set_float32_matmul_precision('medium')", torch.get_float32_matmul_precision),
+    "newer precision": (
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+        lambda: (torch.backends.cuda.matmul.fp32_precision, torch.get_float32_matmul_precision()),
+    ),
+    "folder": ("import os; os.chdir('/')", os.getcwd),
+    "environment": ("import os; os.environ['DISTGAN_TEST'] = '1'", lambda: os.environ.get("DISTGAN_TEST")),
+    "warnings": ("import warnings; warnings.simplefilter('error')", lambda: list(warnings.filters)),
+    "signals": ("import signal; signal.signal(signal.SIGTERM, print)", lambda: signal.getsignal(signal.SIGTERM)),
+}
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_what_a_file_changes_of_the_process_is_restored(tmp_path: Path, name: str) -> None:
+    code, state = EFFECTS[name]
+    before = state()
+    place = "class Generator"
+    build_loss = f"\n\ndef build_loss():\n    {code}" + LOSS.format("hinge").partition("def build_loss():")[2]
+    path = write_pair(tmp_path, "my_gan.py", (place, f"{code}\n\n\n{place}"))
+    path.write_text(path.read_text() + build_loss)
+    load(path)
+    assert state() == before
+    path = write_pair(tmp_path, "built.py", ("return Discriminator(", f"{code}; return Discriminator("))
+    build_discriminator(load_networks(config_of(path)).model)
+    assert state() == before
+
+
+@pytest.mark.parametrize("random", ["torch.manual_seed(3)", "import random; random.seed(3)", "np.random.seed(3)"])
+def test_a_seed_that_a_file_sets_is_forgotten(tmp_path: Path, random: str) -> None:
+    before = [torch.get_rng_state().tolist(), getstate(), str(np.random.get_state())]
+    load(write_pair(tmp_path, "my_gan.py", ("class Generator", f"import numpy as np; {random}\n\n\nclass Generator")))
+    assert [torch.get_rng_state().tolist(), getstate(), str(np.random.get_state())] == before
+
+
 # -- mistakes ----------------------------------------------------------------------------------------------
 
 BAD = {
@@ -244,6 +291,27 @@ def test_a_file_that_can_not_be_used_is_one_line(tmp_path: Path, name: str) -> N
         assert user_networks.MODULE not in sys.modules
 
 
+def test_the_place_of_an_error_is_the_last_line_of_the_users_code(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """Though a virtual environment, with torch in it, may lie beside the file."""
+    site = tmp_path / ".venv" / "lib" / "site-packages"
+    site.mkdir(parents=True)
+    (site / "heavy.py").write_text("def fails():\n    raise ValueError('no')\n")
+    monkeypatch.syspath_prepend(site)
+    (tmp_path / "beside.py").write_text("import json, heavy, torch\n\ndef call(name):\n    return CALLS[name]()\n")
+    calls = {"heavy": "heavy.fails()", "json": "json.loads('{')", "torch": "torch.nn.functional.pad(torch.ones(1), 3)"}
+    with (tmp_path / "beside.py").open("a") as file:
+        file.writelines(["CALLS = {\n", *(f"    '{key}': lambda: {code},\n" for key, code in calls.items()), "}\n"])
+    for line, key in enumerate(calls, 6):
+        (tmp_path / "my_gan.py").write_text(f"import beside\nbeside.call({key!r})\n")
+        with expect_user_error(f"... (beside.py, line {line}: ... [bad-networks]"):
+            load(tmp_path / "my_gan.py")
+    with pytest.raises(RuntimeError) as error:
+        torch.zeros(1).backward()
+    assert "graph.py" not in describe_error(error.value, tmp_path)
+    for name in ("heavy", "beside"):
+        sys.modules.pop(name, None)
+
+
 BUILT = {
     "class": (
         "return Generator(spec, width)",
@@ -274,7 +342,7 @@ LATE = {
 
 @pytest.mark.parametrize("name", LATE)
 @pytest.mark.parametrize("is_on_path", [True, False])
-def test_what_forward_imports_from_beside_the_file_is_refused(
+def test_an_import_in_forward_from_beside_the_file_is_an_error(
     tmp_path: Path, monkeypatch: MonkeyPatch, name: str, is_on_path: bool
 ) -> None:
     """Also by a module that the file imports; a module of elsewhere may be imported late."""
@@ -379,6 +447,9 @@ def test_flags_that_exclude_each_other(distgan: Run, tmp_path: Path) -> None:
     train = ("train", "--preset", "cgan-quick", *SHORT, "--networks", path)
     assert_user_error(distgan(*train, "--family", "dcgan"), "--family, --networks: ... [conflicting-settings]")
     assert_user_error(distgan(*train, "--clusters", 3), "--clusters: ... (3", code="conflicting-settings")
+    for words in (("--dropout", 0.1), ("--leaky-slope", 0.1), ("--stem", "linear"), ("--no-logit-tail",)):
+        pattern = f"{words[0].replace('no-', '')}: ... --networks my_gan.py ... Expected: --model-arg"
+        assert_user_error(distgan(*train, *words), pattern, code="setting-not-applicable")
     assert_user_error(distgan(*train, "--loss", "own"), "--loss: ... build_loss() ... [bad-networks]")
     assert_user_error(distgan(*train, "--model-arg", "width"), "--model-arg: ... Expected: key=value")
     result = distgan("train", "--preset", "cgan-fast", "--networks", path, "--data", "digits", "--dry-run")
@@ -388,7 +459,9 @@ def test_flags_that_exclude_each_other(distgan: Run, tmp_path: Path) -> None:
     assert config["model"]["networks_sha256"]
     write_pair(tmp_path, "lab/sub/my.py")
     preset = tmp_path / "lab" / "preset.toml"
-    preset.write_text("[model]\nname='cgan'\nnetworks='sub/my.py'\n[model.args]\nwidth=9\n")
+    preset.write_text("[model]\nname='cgan'\nnetworks='sub/my.py'\ndropout=0.1\n[model.args]\nwidth=9\n")
+    (tmp_path / "cwd").mkdir()
+    os.chdir(tmp_path / "cwd")
     result = distgan("train", "--config", preset, "--data", "digits", "--model-arg", "dropout=0.5", "--dry-run")
     model = json.loads(result.stdout.partition("\npreset ")[0])["model"]
     assert model["args"] == {"width": 9, "dropout": 0.5}
@@ -439,7 +512,7 @@ def test_a_run_resumes_to_the_same_bits_and_executes_what_is_trusted(train: Any,
     assert result.returncode == 0, result.stderr
 
 
-def test_a_changed_file_is_refused_with_the_difference(train: Any, distgan: Run, tmp_path: Path) -> None:
+def test_a_changed_file_is_an_error_with_the_difference(train: Any, distgan: Run, tmp_path: Path) -> None:
     assert train("--max-steps", 2, "--out", "run").returncode == 0
     write_pair(tmp_path, "my_gan.py", ("LeakyReLU(0.2)", "LeakyReLU(0.3)"))
     again = ("--max-steps", 3, "--out", "run")

@@ -10,7 +10,7 @@ import torch
 from helpers.runs import Capture, MonkeyPatch, expect_user_error
 
 from distgan.config.command_settings import InspectConfig
-from distgan.config.presets import config_of
+from distgan.config.presets import build_config
 from distgan.data.base import Dataset
 from distgan.runs import data_inspection
 from distgan.training.session import open_session
@@ -47,7 +47,7 @@ def test_where_a_class_has_no_image_the_sheet_is_paper(shape: tuple[int, ...]) -
     assert (column[-5:] == PAPER).all()
 
 
-def test_presets_that_would_refuse_the_images_are_named(tmp_path: Path, capsys: Capture) -> None:
+def test_presets_that_cannot_train_on_the_images_are_named(tmp_path: Path, capsys: Capture) -> None:
     """By a last batch of one image, and by more clusters than images."""
     labels = np.arange(65) % 10
     np.savez(tmp_path / "few.npz", images=np.zeros((65, 28, 28), np.uint8), labels=labels)
@@ -59,7 +59,7 @@ def test_presets_that_would_refuse_the_images_are_named(tmp_path: Path, capsys: 
         "",
     ]
     for name in ("images-fast", "vanilla-fast", "cgan-quick"):
-        config = config_of(name, {"data": str(tmp_path / "few.npz"), "out": str(tmp_path / name), "max_steps": 1})
+        config = build_config(name, {"data": str(tmp_path / "few.npz"), "out": str(tmp_path / name), "max_steps": 1})
         context = expect_user_error(presets[name]) if presets[name] else nullcontext()
         with context, open_session(config):
             pass

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.own_architectures import HEAD, TRAINS
-from helpers.own_networks import PAIR, none_loaded, write_pair
+from helpers.own_networks import LOSS, PAIR, none_loaded, write_pair
 from helpers.runs import ROOT, Capture, expect_user_error, fits
 from torch import nn
 
 from distgan.config.image_spec import ImageSpec
 from distgan.config.registry import FAMILIES
-from distgan.config.schema import Config, ModelConfig, OptimConfig
+from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.wrappers import LocalRuntime
 from distgan.models.base import build_discriminator
 from distgan.models.layers import AlphaDropout, ChannelDropout, Dropout, Normal, drawing_layers, swap_dropout
@@ -36,11 +36,12 @@ def _forgotten() -> Iterator[None]:
         yield
 
 
-def check(folder: Path, text: str, name: str = "cgan", loss: str = "bce") -> Traits:
+def check(folder: Path, text: str, name: str = "cgan", loss: str = "bce", precision: str | None = None) -> Traits:
     path = folder / "my_gan.py"
     path.write_text(text)
     model = ModelConfig(name=name, networks=str(path), images=SPEC, latent_dim=8)
-    config = load_networks(Config(model=model, optim=OptimConfig(loss=loss)))
+    settings = {"optim": OptimConfig(loss=loss), "run": RunConfig(precision=precision)}
+    config = load_networks(Config(model=model, **settings))
     return check_contract(with_own_loss(config), CPU)
 
 
@@ -70,6 +71,9 @@ def test_the_families_fit_without_a_note(family: str, name: str) -> None:
 G_LINE, D_LINE = "return self.main(z).view(-1, *self.shape)", "features = self.features(images)"
 FORWARD = "    def forward(self, z"
 G, D = "generator (Generator)", "discriminator (Discriminator)"
+D_LOGITS = "logits + (self.embed(labels) * features).sum(1, keepdim=True)"
+D_RETURN = f"return logits if labels is None else {D_LOGITS}"
+Z_LINE = "z = z if labels is None else z * self.embed(labels)"
 G_INIT = "        self.shape = (spec.channels, spec.height, spec.width)\n"
 Changes = tuple[tuple[str, str], ...]
 
@@ -114,7 +118,19 @@ BAD: dict[str, tuple[Changes, str]] = {
         "generator.b1 is in one of two builds",
     ),
     "unused": (first("self.extra = nn.Linear(2, 2)"), "generator.extra.weight gets no gradient, nor"),
-    "detached": (((D_LINE, D_LINE + ".detach()"),), "generator.embed.weight gets no gradient"),
+    "detached": (((D_LINE, D_LINE + ".detach()"),), "discriminator.features.1.bias gets no gradient"),
+    "detached images": (((D_LINE, f"images = images.detach(); {D_LINE}"),), "discriminator gives G no gradient"),
+    "NaN gradient by D": (
+        ((D_LINE, f"{D_LINE} + (images.flatten(1).sum(1, keepdim=True) * 0).sqrt()"),),
+        "discriminator has a gradient by the images that is NaN",
+    ),
+    **{
+        f"{name} without gradients": (
+            ((line, f"torch.set_grad_enabled(False); {line}"),),
+            f"{name} gives {what} without a gradient",
+        )
+        for name, line, what in (("generator", G_LINE, "images"), ("discriminator", D_LINE, "logits"))
+    },
     "frozen": (first("self.f = nn.Parameter(torch.ones(2), requires_grad=False)"), "generator.f does not require"),
     "half": (first("self.f = nn.Parameter(torch.ones(2).half())"), "generator.f is of torch.float16"),
     "lazy": (
@@ -133,10 +149,17 @@ BAD: dict[str, tuple[Changes, str]] = {
         )
         for num, what in (
             (3, "generator with larger weights"),
-            (4, "a copy of generator"),
-            (6, "the backward pass"),
-            (7, "a pass of generator in training"),
+            (5, "a copy of generator"),
+            (8, "the backward pass"),
+            (9, "a pass of generator in training"),
         )
+    },
+    **{
+        f"a seed in build_{name}": (
+            ((f"return {name.title()}(", f"torch.manual_seed(3); return {name.title()}("),),
+            f"build_{name} sets the seed of torch's random numbers",
+        )
+        for name in ("generator", "discriminator")
     },
     "numpy's weights": (
         first("import numpy; self.f = nn.Parameter(torch.ones(2) * numpy.random.rand())"),
@@ -199,7 +222,66 @@ BAD: dict[str, tuple[Changes, str]] = {
     ),
     "old weight norm": (
         (("spectral_norm(nn.Linear(width, 1))", "nn.utils.weight_norm(nn.Linear(width, 1))"),),
-        "discriminator can't be copied",
+        "discriminator can't be copied ... discriminator.read_out.weight (Linear) holds a tensor ... with its history",
+    ),
+    **{
+        f"a state of {name} in {what}": (
+            (*first(before), *changes),
+            f"{name} depends on earlier passes by more than its parameters and buffers ... its output differs",
+        )
+        for name, line, factor in (("generator", Z_LINE, "z"), ("discriminator", D_LINE, "images"))
+        for what, before, variable in (
+            ("a variable", "global N; N = [0]", "N"),
+            ("a class", "nn.Module.counts = [0]", "nn.Module.counts"),
+            (
+                "an object",
+                "self.f = lambda n=[0]: n; Generator.box = type('Box', (), {'n': self.f})",
+                "Generator.box.n()",
+            ),
+        )
+        for changes in [((line, f"{variable}[0] += 1; {factor} = {factor} * (1 + 0.1 * {variable}[0]); {line}"),)]
+    },
+    "no mixtures": (
+        (("class Generator(nn.Module):", "class Generator(nn.Module):\n    takes_mixtures = True\n"),),
+        "generator.embed (Embedding) fails: RuntimeError: ... Expected: weights (4, 3) as labels too, or ... takes_mix",
+    ),
+    "mixtures of other images": (
+        (
+            ("class Generator(nn.Module):", "class Generator(nn.Module):\n    takes_mixtures = True\n"),
+            ("z * self.embed(labels)", "z * self.embed(labels if labels.ndim == 1 else labels.argmin(1))"),
+        ),
+        "generator gives other images for a class as weights",
+    ),
+    "a late state of D": (
+        (
+            ("        self.read_out", "        self.box = type('Box', (), {'n': 0})()\n        self.read_out"),
+            (D_LINE, f"self.box.n += 1; images = images * (1 + (self.box.n > 9)); {D_LINE}"),
+        ),
+        "discriminator depends on earlier passes ... its output differs",
+    ),
+    "a hook that keeps outputs": (
+        (
+            *first("self.kept = []"),
+            (FORWARD, f"        self.main.register_forward_hook(lambda *all: self.kept.append(all[2]))\n\n{FORWARD}"),
+        ),
+        "generator can't be copied ... generator.kept (Generator) holds a tensor of a pass with its history. Expected:",
+    ),
+    "a lock": (
+        first("import threading; self.lock = threading.Lock()"),
+        "generator can't be copied ... generator.lock (Generator) raises TypeError",
+    ),
+    **{
+        f"changes {what} by {operator}": (((line, f"{code}; {line}"),), f"{layer}: {operator} changes {what} in place")
+        for line, layer, what, operator, code in (
+            (Z_LINE, G, "z", "clamp_", "z.clamp_(-1, 1)"),
+            (G_LINE, G, "labels", "add_", "labels.add_(1).remainder_(3)"),
+            (D_LINE, D, "labels", "add_", "labels.add_(1).remainder_(3)"),
+            (D_LINE, D, "images", "mul_", "images.flatten(1)[:, 0].mul_(2)"),
+        )
+    },
+    "changes images in a layer": (
+        (("nn.Flatten(), spectral", "nn.LeakyReLU(0.2, True), nn.Flatten(), spectral"),),
+        "discriminator.features.0 (LeakyReLU): leaky_relu_ changes images in place",
     ),
     "a function": (
         (
@@ -220,6 +302,28 @@ def test_what_breaks_the_contract_is_named_with_its_layer(tmp_path: Path, name: 
         check(tmp_path, text)
 
 
+INTO_FLOAT32 = "out = torch.zeros(len({0}), 24); out[:, torch.arange(24)] = {1}; "
+FLOAT32_ALONE = {
+    "G": (
+        ((G_LINE, INTO_FLOAT32.format("z", "self.main[0](z)") + "return self.main[1:](out).view(-1, *self.shape)"),),
+        f"{G} fails: RuntimeError: ... (my_gan.py, line 19:",
+    ),
+    "D": (
+        ((D_LINE, INTO_FLOAT32.format("images", "self.features(images)") + "features = out"),),
+        f"{D} fails: RuntimeError: ... (my_gan.py, line 33:",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLOAT32_ALONE)
+def test_networks_of_float32_alone_name_their_layer_and_the_precision(tmp_path: Path, name: str) -> None:
+    changes, pattern = FLOAT32_ALONE[name]
+    text = write_pair(tmp_path, "my_gan.py", *changes).read_text()
+    check(tmp_path, text, precision="fp32")
+    with expect_user_error(f"... --precision bf16: {pattern} ... Expected: --precision fp32, or ... [bad-networks]"):
+        check(tmp_path, text, precision="bf16")
+
+
 NOTED = {
     "random": ((D_LINE, D_LINE + " * (1 + 0.1 * torch.rand(1))"), f"{D}: rand draws torch's random", True),
     "item": ((D_LINE, D_LINE + " * (1 + 0 * float(images.mean()))"), f"{D}: item reads", True),
@@ -230,6 +334,13 @@ NOTED = {
     "prints": (
         (G_LINE, "print('hello', z.shape); " + G_LINE),
         "generator prints in forward, in every step: 'hello",
+        False,
+    ),
+    "G's sigmoid": (("nn.Tanh()", "nn.Sigmoid()"), "generator.main.4 (Sigmoid) ends G with a sigmoid: it gives", False),
+    "G's range": (("nn.Tanh(),", "nn.Tanh(), nn.ReLU(),"), "generator gives pixels in [0, 1]", False),
+    "D's sigmoid": (
+        (D_RETURN, f"logits = {D_LOGITS}; return logits.sigmoid().view(-1, 1)"),
+        f"{D} ends D with a sigmoid: its logits are in [0, 1], and --loss bce takes",
         False,
     ),
     "rows": ((G_LINE, "z = z - z.mean(0); " + G_LINE), "G: an output depends on the other images", False),
@@ -258,10 +369,33 @@ def test_what_costs_something_is_noted(tmp_path: Path, name: str, capfd: Capture
     assert not capfd.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        (D_RETURN, f"logits = {D_LOGITS}; return logits.sigmoid() * 4"),
+        (D_LINE, f"{D_LINE}; features = features.sigmoid()"),
+        (G_INIT, f"{G_INIT}        self.gain = nn.Parameter(torch.zeros(1))\n"),
+    ],
+)
+def test_a_sigmoid_elsewhere_is_not_noted(tmp_path: Path, change: tuple[str, str]) -> None:
+    text = write_pair(tmp_path, "my_gan.py", change).read_text()
+    if "gain" in text:
+        text = text.replace(G_LINE, f"{G_LINE} * self.gain")  # all 0 at first
+    assert not check(tmp_path, text).notes
+
+
+def test_a_loss_of_the_file_may_take_probabilities(tmp_path: Path) -> None:
+    text = PAIR.replace(D_RETURN, f"logits = {D_LOGITS}; return logits.sigmoid()")
+    assert check(tmp_path, text).notes
+    assert not check(tmp_path, text + LOSS.format("hinge")).notes
+
+
 LOSSES_OF_FILES = {
     "r - f": "d_loss gives the shape (4, 1). Expected: (), a scalar",
     "1.0": "d_loss returns a float. Expected: a tensor, a scalar",
     "(f - r).mean() * float('nan')": "d_loss gives NaN",
+    "(f - r).mean().detach()": "d_loss gives a scalar without a gradient",
+    "N.append(0) or (f - r).mean() * len(N)": "d_loss depends on earlier calls",
     "nope(r)": "d_loss (LossFunction) fails: NameError: ... (my_gan.py, line 5",
     "(f - r).mean() * torch.rand(())": "",
 }
@@ -269,8 +403,8 @@ LOSSES_OF_FILES = {
 
 @pytest.mark.parametrize("d_loss", LOSSES_OF_FILES)
 def test_a_loss_of_the_file_is_two_scalars(tmp_path: Path, d_loss: str) -> None:
-    loss = f"from distgan.config.registry import Loss\n\n\ndef build_loss():\n    return Loss('', lambda r, f: {d_loss}"
-    text = loss + ", lambda f, r: -f.mean())\n\n\n" + PAIR
+    loss = "from distgan.config.registry import Loss\nN = []\n\ndef build_loss():\n    return Loss('', lambda r, f: "
+    text = loss + d_loss + ", lambda f, r: -f.mean())\n\n\n" + PAIR
     if pattern := LOSSES_OF_FILES[d_loss]:
         with expect_user_error(f"--loss own: {pattern}", code="bad-networks"):
             check(tmp_path, text)

@@ -25,6 +25,7 @@ from distgan.runs import artifacts
 from distgan.runs.run_dir import read_status
 from distgan.train import train
 from distgan.training import session
+from distgan.utils.process_state import preserve_settings
 from distgan.utils.provenance import Startup
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
@@ -69,14 +70,16 @@ def final_state(folder: Path) -> dict[str, torch.Tensor]:
 def test_a_deleted_folder_and_a_precision_set_by_another_interface_are_left_alone(
     tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
-    def raise_error() -> str:
-        raise RuntimeError("you have used mix of the legacy and new APIs")
-
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", raise_error)
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    train(small_config(tmp_path / "run", max_steps=1), "cgan", Startup())
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # torch needs the folder when it first builds one
+    with preserve_settings():
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        with pytest.raises(RuntimeError):
+            torch.get_float32_matmul_precision()
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        train(small_config(tmp_path / "run", max_steps=1), "cgan", Startup())
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def test_two_trainings_in_one_process_leave_nothing_behind(tmp_path: Path) -> None:
