@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Networks of a few milliseconds per step; a line of metrics.jsonl and a checkpoint seldom fall together.
 RUN = [
     *("--preset", "cgan-quick", "--width", "0.05", "--batch-size", "128", "--threads", "1", "--tracker", "none"),
-    *("--dropout", "0.3", "--log-every", "3", "--save-every-steps", "7", "--sample-epochs", "0,1"),
+    *("--log-every", "3", "--save-every-steps", "7", "--sample-epochs", "0,1"),
 ]
 PYTHON = [sys.executable, "-m", "distgan", "train"]
 TORCHRUN = [
@@ -458,7 +458,7 @@ def main() -> int:
     facts, rng = harness.machine(), random.Random(args.seed)
     has_mnist = (Path(args.data_dir) / "MNIST").exists()
     data = ["--data", "mnist", "--data-dir", str(Path(args.data_dir).resolve())] if has_mnist else ["--data", "digits"]
-    networks = ["--networks", str(args.networks.resolve())] if args.networks else []
+    networks = ["--networks", str(args.networks.resolve())] if args.networks else ["--dropout", "0.3"]
     data += networks
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

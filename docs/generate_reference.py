@@ -214,7 +214,7 @@ def keys_table(*functions: Callable[..., Any]) -> str:
 
 def eval_reference() -> str:
     models = (
-        schema.Quality, schema.Estimate, schema.Sample, schema.ClassQuality, schema.Confusion, schema.Ambiguity,
+        schema.Quality, schema.Estimate, schema.ImageMetrics, schema.ClassQuality, schema.Confusion, schema.Ambiguity,
         schema.JudgeFacts, schema.Source,
     )  # fmt: skip
     first, *others = ((model, fields_of(model)) for model in models)

@@ -121,7 +121,7 @@ def join_results(folder: Path, config: ConvergenceConfig) -> None:
         if difference := first.difference(identity):
             key, old, new = difference
             raise UserError(
-                f"--join: {key} differs ({new} in {path}, {old} in {paths[0]}). Expected: only seeds differ",
+                f"--join: {key} differs ({new} in {path}, {old} in {paths[0]}). Expected: other seeds only",
                 code="mismatch",
             )
         for cell in part.cells:

@@ -86,7 +86,7 @@ class Matrix(Section):
     orders: Orders | None = _axis(
         None, "orders of the two updates, each a different algorithm; unset: the preset's", "order", "orders"
     )
-    processes: Counts = setting([1], "numbers of processes, as 1,2,4")
+    processes: Counts = setting([1], "numbers of processes, such as 1,2,4")
     peers: bool = setting(False, "also measure plain PyTorch and Accelerate loops of the same networks and losses")
 
 
@@ -114,8 +114,8 @@ class Points(Section):
         [64, 128, 256, 512], "growing work, on one process: images per step", "work-batch-size", "batch-sizes"
     )
     widths: Factors | None = _axis(
-        None, "growing work, on one process: factors on every hidden width, as 0.25,0.5,1,2,4; unset: none",
-        "work-width", "widths", allowed="numbers above 0 and at most 16, as 0.25,0.5,1,2,4",
+        None, "growing work, on one process: factors on every hidden width, such as 0.25,0.5,1,2,4; unset: none",
+        "work-width", "widths", allowed="numbers above 0 and at most 16, such as 0.25,0.5,1,2,4",
     )  # fmt: skip
 
 

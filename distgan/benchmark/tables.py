@@ -227,7 +227,7 @@ def _growth(chain: Cells, axis: str) -> Table:
         if grown:
             ratios = fmt2(grown.work), fmt_spread(grown.cost, fmt2), fmt_spread(grown.cost_per_work, fmt2)
         rows.append((*of, *ratios, verdict))
-    heads = "|ms/step|s/epoch|work x|cost x|cost for the work,\nto the first|faster than\nthe work?"
+    heads = "|ms/step|s/epoch|work x|cost x|cost per work,\nfirst row = 1|faster than\nthe work?"
     return build_table(TITLES[axis], axis.replace("_", "\n") + heads, rows, left=())
 
 

@@ -22,7 +22,7 @@ from distgan.utils.files import sync, write_json
 
 
 class CheckpointManager:
-    """Every public method is called by all ranks; rank 0 writes, in a separate thread.
+    """Save checkpoints and delete old ones. All ranks call each public method but `last`; rank 0 writes, in a thread.
 
     `stall_s` and `write_s`: seconds per checkpoint that training was paused, and that writing then took. `num_bytes`:
     size of the last.
@@ -211,7 +211,7 @@ class CheckpointManager:
             self.folder.mkdir(exist_ok=True)
             path, self.num_bytes = write_checkpoint(self.folder, checkpoint)
             self.saved = checkpoint.state.step, path
-            self._delete_old(path)
+            self._update_links_and_delete(path)
         except BaseException as error:  # handed to the thread that waits
             self._error = error
         self.write_s.append(time.perf_counter() - began)
@@ -230,7 +230,7 @@ class CheckpointManager:
         self.report_written()
         return self.saved[0] if self.saved else None
 
-    def _delete_old(self, newest: Path) -> None:
+    def _update_links_and_delete(self, newest: Path) -> None:
         """Move the links, and keep the newest `keep` and the best. An error is a warning: the new one is safe."""
         try:
             rename_copied_links(self.folder, self.write_errors.warn)

@@ -312,8 +312,8 @@ def _check_given_again(before: Config, now: Config, where: str) -> None:
     if is_data_given or (before.model.networks == GIVEN and now.model.networks != GIVEN):
         what, again = ("images", "dataset=") if is_data_given else ("modules", "generator= and discriminator=")
         raise UserError(
-            f"{where} was trained on {what} that a program passed. Expected: them again, by {again} of distgan.train"
-            + (", or --data PATH of the same images" if is_data_given else ""),
+            f"{where} was trained on {what} that a program passed. Expected: the same {what}, by {again} of "
+            "distgan.train" + (", or --data PATH of the same images" if is_data_given else ""),
             code="resume-mismatch",
         )
 

@@ -62,9 +62,9 @@ _BENCHMARKS: dict[str, Command | Group] = {
     "throughput": Command(
         help="images per second of each preset, engine, precision, batch and order: distgan bench throughput --peers",
         usage="[FLAGS]",
-        description="Measures the speed of training. A cell is timed only if its first steps match those of the eager "
-        "engine.\nLists are separated by commas.",
-        epilog=_KEPT.format("a cell failed, or did not match"),
+        description="Measures the speed of training. A configuration is timed only if its first steps match those of "
+        "the eager engine.\nLists are separated by commas.",
+        epilog=_KEPT.format("a configuration failed, or did not match"),
         settings="distgan.benchmark.options:ThroughputConfig",
         run="distgan.benchmark.speed:throughput",
         less_memory="a smaller --batch-size or --width",

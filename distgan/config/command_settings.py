@@ -26,9 +26,9 @@ class SampleConfig(Section):
     num: int = setting(100, "number of images; with --interpolate, of interpolations", ge=1, le=10_000_000)
     classes: Names | None = setting(
         None,
-        "cgan: the classes to draw in turn, by their names or numbers, as 0,3,7; unset: all",
+        "cgan: the classes to draw in turn, by their names or numbers, such as 0,3,7; unset: all",
         old_flags=("digits",),
-        allowed="names or numbers of classes, as 0,3,7",
+        allowed="names or numbers of classes, such as 0,3,7",
         metavar="CLASS,CLASS,...",
     )
     seed: int = setting(0, "random seed of z: the same seed gives the same images", ge=0, lt=2**31)
@@ -108,7 +108,7 @@ class SlurmConfig(Section):
     cpus_per_task: int | None = setting(None, "CPU cores per machine", ge=1)
     time: str | None = setting(
         None,
-        "time limit of the job, as 30, 04:00:00 or 1-12; a run that is not done resumes in the next job",
+        "time limit of the job, such as 30, 04:00:00 or 1-12; a run that is not done resumes in the next job",
         allowed="minutes, or minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes:seconds",
         pattern=r"^\d+(:\d\d){0,2}$|^\d+-\d+(:\d\d){0,2}$",
         metavar="TIME",
@@ -124,7 +124,7 @@ class SlurmConfig(Section):
     account: str | None = _line("SLURM account")
     qos: str | None = _line("quality of service")
     constraint: str | None = _line("features that the machines must have", metavar="FEATURES")
-    mem: str | None = _line("memory of each machine, as 64G", metavar="SIZE")
+    mem: str | None = _line("memory of each machine, such as 64G", metavar="SIZE")
     job_name: str | None = setting(
         None, "name of the job, its log and its run", allowed="a line without /", pattern=r"^[^/\n]+$", metavar="NAME"
     )

@@ -127,7 +127,7 @@ def add_flags(parser: Parser, model: type[BaseModel]) -> None:
         section = ("common",) if setting_info(flag.field).is_common else flag.path[:-1]
         if section not in groups:
             owner = model.model_fields[section[0]].annotation if section else model
-            title = f"{section[0]}: {(owner.__doc__ or '').strip().rstrip('.')}" if section else "options"
+            title = f"{section[0]}: {(owner.__doc__ or '').strip().rstrip('.')}" if section else "settings"
             groups[section] = parser.add_argument_group(title)
         parser.allowed[flag.name] = allowed(flag.field)
         # argparse reads % in a help text as a format.

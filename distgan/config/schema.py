@@ -93,7 +93,7 @@ class RunConfig(Section):
     )
     time_limit: str | None = setting(
         None,
-        "save and stop before this much time has passed since the start, as 90s, 1h30m or 1-12:00:00; unset: before "
+        "save and stop before this much time has passed since the start (90s, 1h30m or 1-12:00:00); unset: before "
         "the end of the SLURM job, if it is one",
         allowed="a time as 90s, 45m, 1h30m, 1:30:00 or 1-12:00:00",
         pattern=DURATION,
@@ -164,12 +164,12 @@ class RunConfig(Section):
     )
     sample_epochs: Epochs = free(
         [1, 20, 42, 81, 120, 129, 149],
-        "after which epochs to draw a sample grid, as 1,20,42 (0: before training); the last always has one",
+        "after which epochs to draw a sample grid, such as 1,20,42 (0: before training); the last always has one",
     )
     tracker: TrackerNames = free(
         ["tensorboard"],
-        "where to log metrics, settings and sample grids besides the run's own files, by Accelerate's trackers; none "
-        "logs in or uploads unless you set that up",
+        "where to log metrics, settings and sample grids besides the run's own files, by Accelerate's trackers; no "
+        "tracker logs in or uploads unless you set that up",
         allowed=f"{NO_TRACKER}, or one or more of {', '.join(TRACKERS)}",
     )
 
@@ -269,7 +269,7 @@ class DataConfig(Section):
     # How the batch is named may change with the number of processes; its size is compared by itself.
     batch_size: int | None = free(
         256,
-        "images per step over all processes, however many",
+        "images per step over all processes together: the global batch size",
         ge=2,
         le=1_000_000,
         replaces=("per_rank_batch_size",),
@@ -348,7 +348,7 @@ class Config(Section):
     def from_preset(cls, name: str | os.PathLike[str], **settings: Any) -> "Config":
         """Return the settings of a preset, as "cgan-fast", of a .toml file, or of a run's folder or config.json.
 
-        `settings` replace some of them: the flags of `distgan train` with underscores, as `batch_size=128`,
+        `settings` replace some of them: the flags of `distgan train` with underscores, such as `batch_size=128`,
         `data="photos/"`, `max_steps=500`, `out="runs/mine"`. Raises UserError for a name or value that is not allowed.
         """
         from distgan.config.presets import build_config

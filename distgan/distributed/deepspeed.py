@@ -25,7 +25,7 @@ import distgan
 from distgan.config.registry import LOSSES
 from distgan.config.schema import Config
 from distgan.distributed import env
-from distgan.distributed.wrappers import DDPNetwork, wrap_forward_in_autocast
+from distgan.distributed.wrappers import WrappedNetwork, wrap_forward_in_autocast
 from distgan.errors import UserError, not_readable
 
 _EXPECTED = "Expected: a JSON object of DeepSpeed settings"
@@ -207,8 +207,8 @@ def _silence_deepspeed(device_type: str) -> None:
     importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
 
 
-class DeepSpeedNetwork(DDPNetwork):
-    """A network in a DeepSpeed engine, with the interface of DDPNetwork; all ranks call each method."""
+class DeepSpeedNetwork(WrappedNetwork):
+    """A network in a DeepSpeed engine, with the interface of WrappedNetwork; all ranks call each method."""
 
     def __init__(
         self,

@@ -103,7 +103,8 @@ def check_environment(*, is_cpu: bool, is_tf32: bool) -> None:
         for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
             if not os.environ.get(name):
                 raise UserError(
-                    f"{name}: not set, with WORLD_SIZE={size}. Expected: what a launcher sets",
+                    f"{name}: not set, with WORLD_SIZE={size}. Expected: torchrun or accelerate "
+                    "launch, which set it, or WORLD_SIZE unset",
                     code="launcher-environment",
                 )
         _read_int("MASTER_PORT", 0, low=1, high=65_535)
@@ -224,7 +225,8 @@ def explain_group_error(error: Exception) -> UserError:
     """Return the error for a process group that can't be created although all ranks have joined."""
     variables = _list_variables(("GLOO_", "NCCL_", "TORCH_GLOO_", "TORCH_DIST"))
     return AllRanksUserError(
-        f"{variables or 'the processes'}: no process group ({first_line(error)}). Expected: what this torch supports",
+        f"{variables or 'the processes'}: no process group ({first_line(error)}). Expected: these variables unset, or "
+        "values that this torch supports",
         code="rendezvous-failed",
     )
 

@@ -17,7 +17,7 @@ from distgan.config.registry import ENGINES, PRECISIONS, names_on_cpu
 from distgan.config.schema import Config
 from distgan.distributed import deepspeed, env, rendezvous
 from distgan.distributed.precision import choose_precision
-from distgan.distributed.wrappers import DDPNetwork, FlatAllReduceNetwork
+from distgan.distributed.wrappers import FlatAllReduceNetwork, WrappedNetwork
 from distgan.errors import AllRanksUserError, UserError, catch_user_error
 from distgan.utils import devices
 from distgan.utils.devices import AsyncHostCopy
@@ -121,7 +121,7 @@ class Runtime:
         self.warnings = env.precision_warnings(self.precision, is_cpu=is_cpu) + env.remove_launcher_variables(
             torch.get_num_threads()
         )
-        self._network_type: Callable[..., DDPNetwork]
+        self._network_type: Callable[..., WrappedNetwork]
         if zero:
             from distgan.distributed.deepspeed import DeepSpeedNetwork, build_accelerators
 
@@ -136,7 +136,7 @@ class Runtime:
             )
             # A graph can capture an all-reduce, but not DDP's work on the host.
             is_flat = num_launched > 1 and not is_cpu and engine.captures_graphs
-            network_type = FlatAllReduceNetwork if is_flat else DDPNetwork
+            network_type = FlatAllReduceNetwork if is_flat else WrappedNetwork
             self._network_type = partial(network_type, accelerator=self._accelerator)
         self.strategy = f"ZeRO {zero['zero_optimization']['stage']}" if zero else "DDP"
         # Of weights: on a GPU channels_last saves a conversion per pass; DeepSpeed does not take it.
@@ -159,7 +159,7 @@ class Runtime:
                 code="launcher-conflict",
             )
 
-    def wrap_network(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> DDPNetwork:
+    def wrap_network(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> WrappedNetwork:
         """Return the network on the device, under autocast, in DDP with several ranks, or in DeepSpeed."""
         return self._network_type(name, network, optim)
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class DDPNetwork:
+class WrappedNetwork:
     """A network prepared by Accelerate: under autocast, and in DDP with several ranks.
 
     Call it for a forward pass whose backward averages gradients over the ranks; `module` is the network without DDP.
@@ -96,7 +96,7 @@ class DDPNetwork:
         self.optim.load_state_dict({"state": dict(enumerate(states)), "param_groups": groups})
 
 
-class PlainNetwork(DDPNetwork):
+class PlainNetwork(WrappedNetwork):
     """A network of this process alone, without Accelerate, whatever group the process is in."""
 
     def __init__(self, network: nn.Module, optim: torch.optim.Optimizer):
@@ -125,7 +125,7 @@ class LocalRuntime:
     def __init__(self, device: torch.device, precision: str = "fp32"):
         self.device, self.precision = device, precision
 
-    def wrap_network(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> DDPNetwork:
+    def wrap_network(self, name: str, network: nn.Module, optim: torch.optim.Optimizer) -> WrappedNetwork:
         if self.precision in AUTOCAST_DTYPES:
             wrap_forward_in_autocast(network, self.device.type, AUTOCAST_DTYPES[self.precision])
         return PlainNetwork(network, optim)
@@ -142,7 +142,7 @@ def wrap_forward_in_autocast(network: nn.Module, device_type: str, dtype: torch.
     network.forward = under_autocast
 
 
-class FlatAllReduceNetwork(DDPNetwork):
+class FlatAllReduceNetwork(WrappedNetwork):
     """A network without DDP: its step all-reduces all gradients in one flat buffer.
 
     A CUDA graph can capture that; DDP's buckets and hooks run on the host.

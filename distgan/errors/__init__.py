@@ -88,7 +88,7 @@ class AllRanksUserError(UserError):
 
 
 class TrainingFailed(DistganError):
-    """A training failed, as by a non-finite loss; `advice` is what to change."""
+    """A training failed, for example by a non-finite loss; `advice` is what to change."""
 
     code = "training-failed"
 

@@ -71,7 +71,7 @@ class EnsembleRecord(_Strict):
     judges: list[JudgeRecord]
 
 
-class Reading(NamedTuple):
+class EnsembleOutput(NamedTuple):
     """Outputs for N images: probabilities (N, K), classes by each judge (N, J), the first one's features (N, F)."""
 
     probabilities: Tensor
@@ -87,9 +87,9 @@ class Reading(NamedTuple):
     def confidence(self) -> Tensor:
         return self.probabilities.amax(1)
 
-    def of(self, rows: Tensor) -> "Reading":
+    def of(self, rows: Tensor) -> "EnsembleOutput":
         """Return the outputs of some rows, by number or by mask."""
-        return Reading(*(values[rows] for values in self))
+        return EnsembleOutput(*(values[rows] for values in self))
 
 
 class ClassifierEnsemble(NamedTuple):
@@ -99,11 +99,11 @@ class ClassifierEnsemble(NamedTuple):
     record: EnsembleRecord
     notice: str | None
 
-    def read(self, images: Tensor) -> Reading:
+    def read(self, images: Tensor) -> EnsembleOutput:
         """Return the outputs for uint8 (N, H, W) or (N, 3, H, W), on the CPU."""
         outputs = [classify(judge, images) for judge in self.judges]
         probabilities = torch.stack([probability for probability, _ in outputs], 1)
-        return Reading(probabilities.mean(1), probabilities.argmax(2), outputs[0][1])
+        return EnsembleOutput(probabilities.mean(1), probabilities.argmax(2), outputs[0][1])
 
 
 def cache_folder(data: str) -> Path:
@@ -198,19 +198,19 @@ def _load(path: Path, record: JudgeRecord, images: ImageSpec) -> Judge:
 T = TypeVar("T")
 
 
-def read_images(ensemble: ClassifierEnsemble, images: Tensor, runtime: Runtime) -> Reading:
+def read_images(ensemble: ClassifierEnsemble, images: Tensor, runtime: Runtime) -> EnsembleOutput:
     """Return the outputs of the ensemble for uint8 (N, H, W) or (N, 3, H, W), on all ranks. All ranks call it."""
 
     def work(chunk: int) -> tuple[Tensor, ...]:
         part = images[chunk * CHUNK : (chunk + 1) * CHUNK]
         return ensemble.read(torch.cat([part, part[:1].expand(CHUNK - len(part), *part.shape[1:])]))
 
-    return Reading(*_run_chunks(len(images), runtime, work))
+    return EnsembleOutput(*_run_chunks(len(images), runtime, work))
 
 
 def draw_and_read(
     generator: nn.Module, ensemble: ClassifierEnsemble, num: int, seed: int, runtime: Runtime
-) -> tuple[Tensor, Reading]:
+) -> tuple[Tensor, EnsembleOutput]:
     """Draw `num` images, uint8 (N, H, W) or (N, 3, H, W), and classify them, on all ranks. All ranks call it.
 
     Image i depends on `seed` and i alone, with the label i % K: it is the one of `distgan sample`.
@@ -226,7 +226,7 @@ def draw_and_read(
         return images, *ensemble.read(images)
 
     images, *reading = _run_chunks(num, runtime, work)
-    return images, Reading(*reading)
+    return images, EnsembleOutput(*reading)
 
 
 def requested_classes(num: int, num_classes: int, start: int = 0) -> Tensor:

@@ -68,9 +68,9 @@ def load_input(where: str, config: EvalConfig, given: str | None = None) -> Eval
 
 
 def read_input_images(eval_input: EvalInput, config: EvalConfig, real: RealImages) -> EvalInput:
-    """Return the input with the images of an `.npz`, which have the form and classes of the real ones.
+    """Return the input with the images of an `.npz`. A generator's are drawn later, and only checked here.
 
-    A generator must draw such images. Raises UserError.
+    Raises UserError for images of another size, colour or classes than the real ones.
     """
     if eval_input.loaded is None:
         path = user_path(eval_input.what)

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distgan.evaluation.ensemble import SURE, Reading
+from distgan.evaluation.ensemble import SURE, EnsembleOutput
 from distgan.evaluation.real_images import RealImages
 from distgan.evaluation.reference import WELL_READ, Reference, measure_coverage, measure_sample
-from distgan.evaluation.schema import Ambiguity, ClassQuality, Confusion, Estimate, JudgeFacts, Sample, Verdict
+from distgan.evaluation.schema import Ambiguity, ClassQuality, Confusion, Estimate, ImageMetrics, JudgeFacts, Verdict
 from distgan.evaluation.scores import confusion_matrix, estimate_proportion, kl_divergence, nearest
 from distgan.utils.text import one_line
 
@@ -31,8 +31,8 @@ COLLAPSED = 0.1
 def judge_class(
     agreement: Estimate | None,
     share: Estimate,
-    sample: Sample | None,
-    real: Sample,
+    sample: ImageMetrics | None,
+    real: ImageMetrics,
     *,
     expected: float,
     well_read: float = WELL_READ,
@@ -101,7 +101,7 @@ class Overview(NamedTuple):
     """Numbers of a sample; `agreement` of all and `agreements` per class only with labels."""
 
     n: int
-    sample: Sample
+    sample: ImageMetrics
     agreement: Estimate | None
     agreements: list[Estimate] | None
     shares: list[Estimate]
@@ -110,7 +110,7 @@ class Overview(NamedTuple):
     alarms: list[str]
 
 
-def measure_overview(reading: Reading, labels: Tensor | None, reference: Reference) -> Overview:
+def measure_overview(reading: EnsembleOutput, labels: Tensor | None, reference: Reference) -> Overview:
     """Measure N images with requested `labels` (N,), or without labels."""
     read, n, num_classes = reading.classes, len(reading.classes), len(reference.classes)
     counts = torch.bincount(read, minlength=num_classes)
@@ -138,7 +138,7 @@ def _of_each(agreements: list[Estimate] | None, num_classes: int) -> Sequence[Es
     return agreements or [None] * num_classes
 
 
-def measure_coverages(reading: Reading, labels: Tensor | None, reference: Reference) -> list[Estimate]:
+def measure_coverages(reading: EnsembleOutput, labels: Tensor | None, reference: Reference) -> list[Estimate]:
     """Return per class the coverage of its real images, by the images of that label or, without labels, read as it."""
     owners = reading.classes if labels is None else labels
     return [measure_coverage(real, reading.features[owners == label]) for label, real in enumerate(reference.classes)]
@@ -147,7 +147,7 @@ def measure_coverages(reading: Reading, labels: Tensor | None, reference: Refere
 def to_metrics(overview: Overview, prefix: str) -> dict[str, Any]:
     """Return an overview as fields of metrics.jsonl."""
     values: dict[str, Any] = {}
-    estimates = {name: getattr(overview.sample, name) for name in Sample.model_fields}
+    estimates = {name: getattr(overview.sample, name) for name in ImageMetrics.model_fields}
     for name, number in (estimates | {"agreement": overview.agreement, "kl": overview.kl}).items():
         if number is not None:
             ends = {"": number.value, "_low": number.low, "_high": number.high}
@@ -163,7 +163,7 @@ def to_metrics(overview: Overview, prefix: str) -> dict[str, Any]:
 
 
 def measure_classes(
-    reading: Reading, labels: Tensor | None, overview: Overview, reference: Reference
+    reading: EnsembleOutput, labels: Tensor | None, overview: Overview, reference: Reference
 ) -> list[ClassQuality]:
     """Measure per class the images of that label or, without labels, those read as it."""
     classes, owners = [], reading.classes if labels is None else labels
@@ -191,7 +191,7 @@ def measure_classes(
     return classes
 
 
-def measure_confusions(reading: Reading, labels: Tensor, reference: Reference) -> list[Confusion]:
+def measure_confusions(reading: EnsembleOutput, labels: Tensor, reference: Reference) -> list[Confusion]:
     """Return confusions of the images beyond the judges' own errors, the most frequent first."""
     num_classes = len(reference.classes)
     matrix = confusion_matrix(reading.classes, labels, num_classes)
@@ -213,7 +213,7 @@ def measure_confusions(reading: Reading, labels: Tensor, reference: Reference) -
     return sorted(confusions, key=lambda confusion: -confusion.share.value)
 
 
-def measure_ambiguities(reading: Reading) -> list[Ambiguity]:
+def measure_ambiguities(reading: EnsembleOutput) -> list[Ambiguity]:
     """Return the pairs of classes with the most images that the ensemble is unsure of."""
     unsure, num_classes = reading.probabilities[reading.confidence <= SURE], reading.probabilities.shape[1]
     pairs = unsure.topk(2, dim=1).indices.sort(dim=1).values
@@ -227,7 +227,7 @@ def measure_ambiguities(reading: Reading) -> list[Ambiguity]:
     ]
 
 
-def measure_judges(reading: Reading, labels: Tensor | None, reference: Reference) -> list[JudgeFacts]:
+def measure_judges(reading: EnsembleOutput, labels: Tensor | None, reference: Reference) -> list[JudgeFacts]:
     """Return per judge its accuracy on real test images and its agreement with the labels."""
     num = int(reference.matrix.sum())
     return [

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from distgan.evaluation.ensemble import Reading
+from distgan.evaluation.ensemble import EnsembleOutput
 from distgan.evaluation.measure import Closest
 from distgan.evaluation.schema import Quality, class_names_of
 from distgan.utils.figures import (
@@ -41,7 +41,7 @@ def save_pictures(
     folder: Path,
     quality: Quality,
     images: Tensor,
-    reading: Reading,
+    reading: EnsembleOutput,
     labels: Tensor | None,
     closest: Closest,
     trained: Tensor,
@@ -84,7 +84,7 @@ def _strips(rows: Sequence[tuple[str, Tensor]], heads: Sequence[str] = ()) -> Im
     return picture
 
 
-def _best_and_worst(images: Tensor, reading: Reading, owners: Tensor, names: list[str]) -> Image.Image:
+def _best_and_worst(images: Tensor, reading: EnsembleOutput, owners: Tensor, names: list[str]) -> Image.Image:
     """Draw per class, of many the first ones, the images of the highest and the lowest probability of it."""
     rows = []
     for label, name in enumerate(names[:_MOST_ROWS]):
@@ -97,7 +97,7 @@ def _best_and_worst(images: Tensor, reading: Reading, owners: Tensor, names: lis
     return _strips(rows, heads=("the surest", "the least sure"))
 
 
-def _confused(quality: Quality, images: Tensor, reading: Reading, labels: Tensor) -> Image.Image:
+def _confused(quality: Quality, images: Tensor, reading: EnsembleOutput, labels: Tensor) -> Image.Image:
     rows, names = [], drawable_names(class_names_of(quality))
     for confusion in quality.confusions[:_NUM_STRIPS]:
         requested, read = confusion.asked, confusion.read

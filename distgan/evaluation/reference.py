@@ -8,9 +8,9 @@ from torch import Tensor
 
 from distgan.distributed.runtime import Runtime
 from distgan.errors import UserError
-from distgan.evaluation.ensemble import SURE, ClassifierEnsemble, Reading, read_images
+from distgan.evaluation.ensemble import SURE, ClassifierEnsemble, EnsembleOutput, read_images
 from distgan.evaluation.real_images import RealImages
-from distgan.evaluation.schema import Estimate, Sample
+from distgan.evaluation.schema import Estimate, ImageMetrics
 from distgan.evaluation.scores import (
     FEWEST,
     Manifold,
@@ -48,8 +48,8 @@ class Reference(NamedTuple):
     images: RealImages
     test: RealSet
     classes: list[RealSet]
-    baseline: Sample
-    class_baselines: list[Sample]
+    baseline: ImageMetrics
+    class_baselines: list[ImageMetrics]
     shares: np.ndarray
     matrix: Tensor
     judge_matrices: Tensor
@@ -93,7 +93,7 @@ def build_reference(
     classes = [_real_set(reading.features[test.labels == label], due[label]) for label in range(num_classes)]
     wanted = (counts > 0)[labels]
 
-    def measure_baseline(rows: Tensor, compared: RealSet) -> Sample:
+    def measure_baseline(rows: Tensor, compared: RealSet) -> ImageMetrics:
         baseline = measure_sample(others.of(rows), compared, num_draws)
         assert baseline is not None  # each class has training and test images
         return baseline
@@ -125,12 +125,12 @@ def check_enough_images(n: int, what: str = "--num") -> None:
         )
 
 
-def measure_sample(reading: Reading, real: RealSet, num_draws: int) -> Sample | None:
+def measure_sample(reading: EnsembleOutput, real: RealSet, num_draws: int) -> ImageMetrics | None:
     """Measure generated images against real ones; None without images."""
     if not len(reading.features) or not len(real.manifold.radii):
         return None
     density, covered = density_and_coverage(real.manifold, reading.features)
-    return Sample(
+    return ImageMetrics(
         recognisable=_proportion(reading.confidence > SURE),
         fcd=None if real.moments is None else measure_fcd(reading.features, real.moments, num_draws=num_draws),
         density=mean(density),

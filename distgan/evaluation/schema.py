@@ -25,7 +25,7 @@ def has_digits(data: str | None) -> bool:
 
 
 def noun_of(data: str | None, *, has_labels: bool) -> ClassNoun:
-    """Return what the classes of a data set of that name are, None for own images: clusters without labels."""
+    """Return what the classes of a data set are called; `data` is its name, or None for own images."""
     return "digit" if has_digits(data) else "class" if has_labels else "cluster"
 
 
@@ -53,7 +53,7 @@ class Estimate(_Frozen):
         return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
 
-class Sample(_Frozen):
+class ImageMetrics(_Frozen):
     """Numbers of a set of images: generated ones, or as many real ones, which are the baseline.
 
     Distances, density and coverage are to the real test images. `fcd` is None of fewer images than a covariance
@@ -77,8 +77,8 @@ class ClassQuality(_Frozen):
     n: int  # images requested as it or, without labels, read as it
     agreement: Estimate | None  # share of them that is read as requested; null without labels
     share: Estimate  # share of all images that is read as this class
-    sample: Sample | None  # measures of these images; null of too few
-    real: Sample  # the same of as many real images of the class
+    sample: ImageMetrics | None  # measures of these images; null of too few
+    real: ImageMetrics  # the same of as many real images of the class
     jury: Estimate  # share of real images of the class that the ensemble reads correctly
     verdict: Verdict  # "made well", "made poorly", "missing" or "not asked for"
     why: str  # the numbers behind the verdict
@@ -151,7 +151,7 @@ class Quality(_Frozen):
     fcd_floor: Estimate  # the same of as many real training images
     density: Estimate  # Naeem et al. 2020
     coverage: Estimate  # the same: share of real images that have a generated neighbour
-    real: Sample  # measures of as many real training images against the test images
+    real: ImageMetrics  # measures of as many real training images against the test images
     gan_train: Estimate | None  # accuracy on real images of a classifier trained on these; with labels only
     gan_train_real: Estimate | None  # the same, trained on as many real ones
     copies: Estimate  # share nearer to a training image than 99 % of unseen real ones of its class

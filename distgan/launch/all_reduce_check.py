@@ -47,7 +47,7 @@ def check_all_reduce(backend: str, num_processes: int) -> Finding:
         text = f"{backend}: not finished after {_ALL_REDUCE_S} s: {', '.join(unfinished)}"
         return Finding("processes", "problem", text, remedy)
     seconds = time.monotonic() - start
-    text = f"{backend}: all-reduce over {num_processes} processes works; {seconds:.1f} s with their start"
+    text = f"{backend}: all-reduce over {num_processes} processes works; {seconds:.1f} s including their start-up"
     return Finding("processes", "ok", text)
 
 

@@ -55,7 +55,7 @@ def check_machine(data_dir: str | None, num_processes: int = 2, *, as_json: bool
         "packages": lambda: check_packages(failure),
         "device": (check_gpus if num_gpus else explain_no_gpu) if has_torch else lambda: _needs_torch("device"),
         "processes": lambda: check_processes(num_processes, num_gpus) if has_torch else _needs_torch("processes"),
-        "memory": check_memory,
+        "memory": report_memory,
         "disk": check_disk,
         "data": lambda: check_data(data_dir) if has_torch else _needs_torch("data"),
     }
@@ -78,7 +78,7 @@ def check_user_networks(config: "DoctorConfig") -> None:
     failed = [finding.what for finding in findings if finding.state == "problem"]
     _print_findings(findings, can_train=not failed, as_json=config.as_json)
     if failed:
-        raise CommandFailed(f"{config.networks} does not keep the contract: {', '.join(failed)}")
+        raise CommandFailed(f"{config.networks} does not meet the contract: {', '.join(failed)}")
     if not config.as_json:
         print_line(f"distgan train --networks {config.networks} can run")
 
@@ -246,7 +246,7 @@ def explain_no_gpu() -> Finding:
 
 
 def _query_nvidia_smi() -> tuple[bool, str]:
-    """Return whether `nvidia-smi -L` succeeds, and its first line of output. Its exit code is 6 without a GPU."""
+    """Return True if `nvidia-smi -L` succeeds, and its first line of output. Its exit code is 6 without a GPU."""
     try:
         process = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError) as error:
@@ -280,7 +280,7 @@ def check_processes(num_processes: int, num_gpus: int) -> Finding:
     return check_all_reduce(backend, num)
 
 
-def check_memory() -> Finding:
+def report_memory() -> Finding:
     """Report free memory, and shared memory for NCCL."""
     import psutil
 

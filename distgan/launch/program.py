@@ -63,11 +63,11 @@ def train(
         TrainingFailed: for a number that is not finite; the run keeps its last checkpoint.
     """
     if not isinstance(config, Config):
-        raise UserError(f"config: a {type(config).__name__}. Expected: a distgan.Config")
+        raise UserError(f"config: not a distgan.Config ({type(config).__name__}). Expected: a distgan.Config")
     env.check_before_imports()
     _check_processes(config.processes.num)
     startup = Startup(time.time())
-    with _restore_after(quiet=quiet), given_modules(generator, discriminator) as modules:
+    with _isolated_call(quiet=quiet), given_modules(generator, discriminator) as modules:
         if modules:
             check_settings_apply(config, are_modules=True)
         config = with_modules(config, modules) if modules else with_networks(config)
@@ -101,7 +101,7 @@ def sample(
         labels: classes by number or name, which the images take in turn; None: all classes, or none if unconditional.
         seed: of z.
         ema: take the moving average of G where there is one.
-        generator: for a run that was trained with modules of a program, its G again; a copy gets the run's weights.
+        generator: the same G, if the run was trained with modules passed by a program; a copy gets the run's weights.
         networks: for a run of --networks, that file; it is executed.
         trust_networks: execute the copy of that file in the run.
         device: where to draw.
@@ -116,7 +116,7 @@ def sample(
         )
     settings = {"num": num, "seed": seed, "ema": ema, "networks": networks, "trust_networks": trust_networks}
     config = settings_from(SampleConfig, settings | {"device": device})
-    with _restore_after(), given_modules(generator, None) as modules:
+    with _isolated_call(), given_modules(generator, None) as modules:
         return draw_images(os.fspath(folder), config, values, modules)
 
 
@@ -136,9 +136,9 @@ def evaluate(
     Args:
         folder: what to measure.
         dataset: the real images, where the run was trained on images of a program.
-        generator: for a run that was trained with modules of a program, its G again.
+        generator: the same G, if the run was trained with modules passed by a program.
         quiet: print nothing.
-        settings: flags of `distgan eval` with underscores, as `num=2000`, `out="quality"`.
+        settings: flags of `distgan eval` with underscores, such as `num=2000`, `out="quality"`.
 
     Raises:
         UserError: for what can't be measured, and settings that are unknown.
@@ -147,7 +147,7 @@ def evaluate(
     _check_processes(config.processes)
     from distgan.evaluation.evaluate import evaluate  # scipy and matplotlib
 
-    with _restore_after(quiet=quiet), given_modules(generator, None) as modules:
+    with _isolated_call(quiet=quiet), given_modules(generator, None) as modules:
         return evaluate(os.fspath(folder), config, images=_check_dataset(dataset), given=modules)[0]
 
 
@@ -168,14 +168,14 @@ def load_generator(
     Args:
         folder: the run, checkpoint, weights folder or .safetensors file.
         ema: take the moving average of G where there is one.
-        generator: for a run that was trained with modules of a program, its G again; a copy is returned.
+        generator: the same G, if the run was trained with modules passed by a program; a copy is returned.
         networks: for a run of --networks, that file; it is executed.
         trust_networks: execute the copy of that file in the run.
 
     Raises:
         UserError: for weights that are missing or damaged, or of other networks.
     """
-    with _restore_after(), given_modules(generator, None) as modules:
+    with _isolated_call(), given_modules(generator, None) as modules:
         loaded = export.load_generator(os.fspath(folder), ema=ema, code=CodeTrust(networks, trust_networks, modules))
     return loaded.generator.eval()
 
@@ -193,12 +193,12 @@ def _check_processes(num: int | None) -> None:
 def _check_dataset(dataset: Dataset | None) -> Dataset | None:
     """Return `dataset`. Raises UserError for anything else."""
     if dataset is not None and not isinstance(dataset, Dataset):
-        raise UserError(f"dataset: a {type(dataset).__name__}. Expected: a distgan.Dataset(images, labels)")
+        raise UserError(f"dataset: not a distgan.Dataset ({type(dataset).__name__}). Expected: a distgan.Dataset")
     return dataset
 
 
 @contextmanager
-def _restore_after(*, quiet: bool = False) -> Iterator[None]:
+def _isolated_call(*, quiet: bool = False) -> Iterator[None]:
     """Print nothing if `quiet`, compute as a fresh process does, and raise a disk's errors as UserErrors."""
     token = IS_QUIET.set(quiet or IS_QUIET.get())
     try:

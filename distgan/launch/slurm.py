@@ -144,5 +144,5 @@ def _call_sbatch(flag: str, config: SlurmConfig, script: str, requested: str) ->
     message = "; ".join(re.sub(r"^\w+: (error: )?", "", line) for line in output)
     if process.returncode:
         reason = message or f"exit code {process.returncode}"
-        raise UserError(f"{requested}: rejected by sbatch: {reason}", code="slurm")
+        raise UserError(f"{requested}: rejected by sbatch ({reason}). Expected: what this cluster offers", code="slurm")
     return message

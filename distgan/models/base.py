@@ -37,7 +37,7 @@ def check_fit(model: ModelConfig) -> None:
         )
     if allowed := family.unsupported(images):
         raise UserError(
-            f"--family: not for images of {images.describe()} ({model.family}). Expected: {allowed}, or another",
+            f"--family: not for images of {images.describe()} ({model.family}). Expected: {allowed}, or another one",
             code="images-do-not-fit",
         )
     _check_arguments(model, family)

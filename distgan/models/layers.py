@@ -235,7 +235,7 @@ def swap_dropout(network: nn.Module) -> nn.Module:
                 if child not in swapped:
                     swapped[child] = _replace_layer(child)
                 parent._modules[name] = swapped[child]
-    for salt, module in enumerate(drawing_layers(network)):
+    for salt, module in enumerate(list_noise_layers(network)):
         module.salt = salt * 0x2545F491
     return network
 
@@ -253,14 +253,14 @@ def _replace_layer(layer: nn.Module) -> nn.Module:
     return swapped
 
 
-def drawing_layers(network: nn.Module) -> list[Any]:
+def list_noise_layers(network: nn.Module) -> list[Any]:
     """Return the layers that draw random numbers from a BitSource."""
     return [module for module in network.modules() if isinstance(module, _DRAWING)]
 
 
-def draw_from(network: nn.Module, noise: BitSource) -> bool:
+def attach_noise(network: nn.Module, noise: BitSource) -> bool:
     """Make every layer that draws random numbers take them from `noise`. True if there is such a layer."""
-    layers = drawing_layers(network)
+    layers = list_noise_layers(network)
     for layer in layers:
         layer.noise = noise
     return bool(layers)

@@ -77,9 +77,9 @@ class _Contract(NetworkTrial):
             )
         if d_mixes:
             self.notes.append("D mixes the images of a batch: real and generated images take separate passes")
-        is_contiguous = not self.takes_channels_last(generator, discriminator)
+        needs_contiguous_weights = not self.takes_channels_last(generator, discriminator)
         depends = g_mixes or mixes_by_layer or any(self.draws.values())
-        traits = Traits(d_mixes, self.find_eager_only_reason(), is_contiguous, depends, tuple(self.notes))
+        traits = Traits(d_mixes, self.find_eager_only_reason(), needs_contiguous_weights, depends, tuple(self.notes))
         self.check_steps(pair, traits)
         check_precision(self.config, self.device, traits, self.config.run.precision or "fp32")
         return traits
@@ -135,14 +135,14 @@ class _Contract(NetworkTrial):
         smallest, largest = min(float(each.min()) for each in seen), max(float(each.abs().max()) for each in seen)
         if largest > 1.001:
             raise self.contract_error(
-                f"generator gives pixels up to {largest:.3g}, with larger weights at the latest. Expected: images in "
-                "[-1, 1], as by a last nn.Tanh()"
+                f"generator gives pixels up to {largest:.3g} with weights as they are or enlarged. Expected: images in "
+                "[-1, 1], for example by a last nn.Tanh()"
             )
         if smallest >= 0 and largest > 0:
             layer = self.sigmoids["generator"]
             self.notes.append(
                 f"{f'{layer} ends G with a sigmoid: it' if layer else 'generator'} gives pixels in [0, 1], and the "
-                "images that D compares them with are in [-1, 1], as by a last nn.Tanh()"
+                "images that D compares them with are in [-1, 1], for example by a last nn.Tanh()"
             )
         if (layer := self.sigmoids["discriminator"]) and self.config.optim.loss != OWN_LOSS:
             self.notes.append(
@@ -254,7 +254,7 @@ class _Contract(NetworkTrial):
                 )
 
     def takes_channels_last(self, generator: nn.Module, discriminator: nn.Module) -> bool:
-        """Return whether they run with weights as a GPU likes them, after which not every tensor can be viewed."""
+        """True if both run with channels-last weights, which GPUs prefer and which not every `view` takes."""
         g, d = self.copies(generator, discriminator)
         try:
             for network in (g, d):
@@ -267,7 +267,7 @@ class _Contract(NetworkTrial):
     # -- what is the same on many processes -----------------------------------------------------------
 
     def mixes_rows(self, name: str, network: nn.Module) -> bool:
-        """Return whether a row depends on others, but for BatchNorm.
+        """True if a row depends on others by more than BatchNorm.
 
         By what one of two processes would compute; or, where torch's random numbers are drawn, which then differ too,
         by the first row beside other ones.

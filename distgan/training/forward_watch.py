@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distgan.errors import print_line
-from distgan.models.layers import drawing_layers
+from distgan.models.layers import list_noise_layers
 
 # Calls that read or write values on the host, and leave no trace among the operators.
 _ON_HOST = ("tolist", "numpy", "cpu")
@@ -154,7 +154,7 @@ def watched_draws(**networks: nn.Module) -> Iterator[list[str]]:
     found: list[str] = []
     with ExitStack() as stack:
         for name, network in networks.items():
-            layers = set(drawing_layers(network))
+            layers = set(list_noise_layers(network))
             for path, module in network.named_modules():
                 if module in layers:
                     words = f"{name}.{path} ({type(module).__name__})"

@@ -15,10 +15,10 @@ from distgan.data.clustering import check_clusters, cluster_within
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import BatchShard
 from distgan.distributed.sync_batchnorm import convert_sync_batchnorm
-from distgan.distributed.wrappers import DDPNetwork
+from distgan.distributed.wrappers import WrappedNetwork
 from distgan.errors import AllRanksUserError, TrainingFailed, UserError
 from distgan.models.base import build_discriminator, build_generator
-from distgan.models.layers import draw_from
+from distgan.models.layers import attach_noise
 from distgan.training.losses import find_loss
 from distgan.training.lr_schedule import Ema
 from distgan.training.noise import Noise
@@ -28,13 +28,13 @@ class Traits(NamedTuple):
     """Properties of a user's networks that `contract.py` has found; those of a family have none of them.
 
     `d_mixes_rows`: D's logit of an image depends on the others of the batch. `eager_only`: see `Gan`.
-    `is_contiguous`: they view tensors in a way that weights with channels last do not allow. `depends_on_processes`:
-    the result does on their number.
+    `needs_contiguous_weights`: they view tensors in a way that channels-last weights do not allow.
+    `depends_on_processes`: the result does on their number.
     """
 
     d_mixes_rows: bool = False
     eager_only: str = ""
-    is_contiguous: bool = False
+    needs_contiguous_weights: bool = False
     depends_on_processes: bool = False
     notes: tuple[str, ...] = ()
 
@@ -50,8 +50,8 @@ class Gan:
     statistics too are the same on all ranks. `eager_only`: why only eager steps can be taken, "" if others can.
     """
 
-    g: DDPNetwork
-    d: DDPNetwork
+    g: WrappedNetwork
+    d: WrappedNetwork
     ema: Ema | None
     shard: BatchShard
     noise: Noise
@@ -93,7 +93,8 @@ class Gan:
     def prepare_labels(self, dataset: Dataset) -> Dataset:
         """Return the dataset with the labels that the networks take: clusters for the clustered family.
 
-        Every rank computes the same, without communication.
+        Also records the images of each cluster in G and its moving average (`cluster_counts`). Every rank computes the
+        same, without communication.
         """
         counts = getattr(self.generator, "cluster_counts", None)
         if counts is None:
@@ -173,7 +174,7 @@ def build_gan(
 ) -> Gan:
     """Build both networks with weights drawn from `seed`, the same on every rank. `traits`: of a user's networks."""
     torch.manual_seed(seed)
-    memory_format = torch.contiguous_format if traits.is_contiguous else runtime.memory_format
+    memory_format = torch.contiguous_format if traits.needs_contiguous_weights else runtime.memory_format
 
     def build() -> list[nn.Module]:
         pair = build_generator(model), build_discriminator(model)
@@ -189,12 +190,12 @@ def build_gan(
     if runtime.world_size > 1 and sync_batch_norm:
         generator = convert_sync_batchnorm(generator, shard, runtime.device)
         discriminator = convert_sync_batchnorm(discriminator, shard, runtime.device)
-    draw_from(discriminator, noise)
+    attach_noise(discriminator, noise)
     # On the module, as a penalty is given no more; by a name that no user's attribute has.
     discriminator._distgan_mixes_rows = traits.d_mixes_rows  # type: ignore[assignment]
     # Copied before it is wrapped: the wrapped forward runs under autocast.
     ema = Ema(generator) if optim.ema_decay else None
-    g_draws = draw_from(generator, noise)
+    g_draws = attach_noise(generator, noise)
     g = runtime.wrap_network("generator", generator, _adam(generator, optim.g_lr, optim, runtime))
     d = runtime.wrap_network("discriminator", discriminator, _adam(discriminator, optim.d_lr, optim, runtime))
     is_replicated = sync_batch_norm or runtime.world_size == 1
@@ -238,14 +239,14 @@ def check_weights(network: nn.Module, tensors: dict[str, Tensor], source: str) -
         tensor = tensors[key]
         if tensor.shape != value.shape:
             raise UserError(
-                f"{source}: {key} has shape {list(tensor.shape)}. Expected: {list(value.shape)}, as config.json "
-                "beside it says (the two belong together)",
+                f"{source}: {key} has shape {list(tensor.shape)}. Expected: {list(value.shape)}, the shape of the "
+                "network that it is loaded into",
                 code="wrong-weights",
             )
         if tensor.dtype != value.dtype and not (tensor.is_floating_point() and value.is_floating_point()):
             raise UserError(
-                f"{source}: {key} has dtype {str(tensor.dtype)[6:]}. Expected: {str(value.dtype)[6:]}, as config.json "
-                "beside it says (the two belong together)",
+                f"{source}: {key} has dtype {str(tensor.dtype)[6:]}. Expected: {str(value.dtype)[6:]}, that of the "
+                "network that it is loaded into",
                 code="wrong-weights",
             )
     for key in tensors:

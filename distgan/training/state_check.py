@@ -99,7 +99,7 @@ def check_hidden_state(trial: NetworkTrial, name: str, network: nn.Module, train
         is_equal = key != "output" or torch.allclose(value, other, rtol=1e-3, atol=1e-4)
         if not (is_equal if value.is_cuda else torch.equal(value, other)):
             raise trial.contract_error(
-                f"{name} depends on earlier passes by more than its parameters and buffers, as by a variable of the "
+                f"{name} depends on earlier passes by more than its parameters and buffers, perhaps a variable of the "
                 f"file, of a class or of an object: its {key} differs in a copy with the same ones. Expected: "
                 "register_buffer, changed in place"
             )

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from distgan.config.schema import ModelConfig
 from distgan.distributed.sharding import BatchShard
-from distgan.models.layers import draw_from
+from distgan.models.layers import attach_noise
 from distgan.training.noise import Noise
 
 ROWS = 4
@@ -42,5 +42,5 @@ def with_noise(network: nn.Module, device: torch.device, shard: BatchShard | Non
     noise = Noise((1,), device, shard)
     noise.begin_step(torch.tensor([3, 4], dtype=torch.int32, device=device))
     noise.begin_forward()
-    draw_from(network, noise)
+    attach_noise(network, noise)
     return network

@@ -179,7 +179,7 @@ def test_a_port_in_use_is_named(ranks: Ranks) -> None:
 def test_a_process_that_does_not_come_is_reported(ranks: Ranks) -> None:
     alone = [ranks.start(rank, 2, free_port(), "train", *fault(f"run-{rank}", "--timeout", 5)) for rank in (0, 1)]
     first, second = (ended(process) for process in alone)
-    assert_user_error(first, "1 of 2 ... 127.0.0.1: ... --timeout 5 s [rank-missing]")
+    assert_user_error(first, "1 of 2 ... 127.0.0.1: ... --timeout 5 s ... [rank-missing]")
     assert_user_error(second, "rank 0 ... 127.0.0.1: ... --timeout 5 s ... [rank-missing]")
 
 

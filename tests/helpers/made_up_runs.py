@@ -13,7 +13,16 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
 from distgan.config.schema import Config, ModelConfig
-from distgan.evaluation.schema import Ambiguity, ClassQuality, Confusion, Estimate, JudgeFacts, Quality, Sample, Source
+from distgan.evaluation.schema import (
+    Ambiguity,
+    ClassQuality,
+    Confusion,
+    Estimate,
+    ImageMetrics,
+    JudgeFacts,
+    Quality,
+    Source,
+)
 from distgan.models.base import build_generator
 from distgan.reports.comparison_rows import Row, build_rows
 from distgan.reports.options import PagesConfig
@@ -28,8 +37,8 @@ def about(value: float, by: float = 0.01) -> Estimate:
     return Estimate(value=value, low=max(0.0, value - by), high=value + by)
 
 
-def sample_of(fcd: float = 0.07, coverage: float = 0.95, recognisable: float = 0.985) -> Sample:
-    return Sample(
+def sample_of(fcd: float = 0.07, coverage: float = 0.95, recognisable: float = 0.985) -> ImageMetrics:
+    return ImageMetrics(
         recognisable=about(recognisable), fcd=about(fcd, fcd / 20), density=about(1.0), coverage=about(coverage)
     )
 

@@ -35,10 +35,11 @@ def flags_of(name: str, place: str) -> list[str]:
     model, loss, order, schedule = CASES[name]
     # Every other case has the report's networks, every fifth a user's own, and every third no moving average.
     family = ["--family", "report2023", "--width", "0.02"] if index % 2 else ["--family", "dcgan", "--width", "0.05"]
+    family += ["--dropout", "0.3"]
     if index % 5 == 4:
-        family = ["--networks", path_of("pair", Path(place))]
+        family = ["--networks", path_of("pair", Path(place)), "--model-arg", "dropout=0.3"]
     return [
-        *("--preset", f"{model}-quick", *family, "--dropout", "0.3", "--loss", loss, "--order", order),
+        *("--preset", f"{model}-quick", *family, "--loss", loss, "--order", order),
         *("--lr-schedule", schedule, "--ema-decay", "0" if index % 3 == 0 else "0.9", "--data", "digits"),
         *("--log-every", "5", "--sample-epochs", "9", "--tracker", "none", "--threads", "1"),
     ]  # fmt: skip

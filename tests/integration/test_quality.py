@@ -12,7 +12,7 @@ from torch import Tensor
 from distgan.config.schema import DataConfig
 from distgan.data.base import Dataset, load_dataset
 from distgan.evaluation import measure
-from distgan.evaluation.ensemble import Reading, load_ensemble, read_images
+from distgan.evaluation.ensemble import EnsembleOutput, load_ensemble, read_images
 from distgan.evaluation.real_images import RealImages
 from distgan.evaluation.reference import Reference, build_reference
 
@@ -36,7 +36,7 @@ def real() -> tuple[Reference, Dataset]:
     return reference, test._replace(images=test.images[unseen], labels=test.labels[unseen])
 
 
-def judged(images: Tensor, labels: Tensor | None) -> tuple[Reading, measure.Overview, list[Any]]:
+def judged(images: Tensor, labels: Tensor | None) -> tuple[EnsembleOutput, measure.Overview, list[Any]]:
     reference, _ = real()
     reading = read_images(reference.ensemble, images, ALONE)
     overview = measure.measure_overview(reading, labels, reference)
@@ -44,7 +44,7 @@ def judged(images: Tensor, labels: Tensor | None) -> tuple[Reading, measure.Over
 
 
 @cache
-def honest() -> tuple[Reading, measure.Overview, list[Any]]:
+def honest() -> tuple[EnsembleOutput, measure.Overview, list[Any]]:
     """The unseen digits under their own labels."""
     _, unseen = real()
     return judged(unseen.images, unseen.labels)
@@ -143,10 +143,10 @@ def test_confusion_that_one_judge_alone_sees_is_the_judges() -> None:
     probabilities, votes = reading.probabilities.clone(), reading.votes.clone()
     probabilities[fours] = torch.eye(10)[9]
     votes[fours, 0] = 9
-    one = Reading(probabilities, votes, reading.features)
+    one = EnsembleOutput(probabilities, votes, reading.features)
     assert not measure.measure_confusions(one, unseen.labels, reference)
     votes[fours, 1] = 9
-    two = Reading(probabilities, votes, reading.features)
+    two = EnsembleOutput(probabilities, votes, reading.features)
     assert [
         (each.asked, each.read, each.seen_by) for each in measure.measure_confusions(two, unseen.labels, reference)
     ] == [(4, 9, 2)]
@@ -161,7 +161,7 @@ def test_confusion_needs_more_than_the_judges_own_errors() -> None:
     own = fours[: round(rate * len(fours)) + 1]
     probabilities, votes = reading.probabilities.clone(), reading.votes.clone()
     probabilities[own], votes[own] = torch.eye(10)[9], 9
-    few = Reading(probabilities, votes, reading.features)
+    few = EnsembleOutput(probabilities, votes, reading.features)
     assert not measure.measure_confusions(few, unseen.labels, reference)
 
 
@@ -173,7 +173,7 @@ def test_confusion_that_the_ensemble_does_not_share_is_none() -> None:
     probabilities, votes = reading.probabilities.clone(), reading.votes.clone()
     votes[fours, :2] = 9
     probabilities[fours[0]] = torch.eye(10)[9]
-    some = Reading(probabilities, votes, reading.features)
+    some = EnsembleOutput(probabilities, votes, reading.features)
     assert not measure.measure_confusions(some, unseen.labels, reference)
 
 

@@ -85,12 +85,12 @@ def test_what_slurm_says_when_it_rejects(sbatch: Path, capsys: Capture) -> None:
     (sbatch / "code").write_text("1")
     assert cli.main(["slurm", *CGAN, "--time", "9-0"]) == 2
     error = capsys.readouterr().err
-    words = "--time=9-0: ... sbatch: Requested time limit is invalid; allocation failure: no [slurm] [launch]"
+    words = "--time=9-0: ... sbatch (Requested time limit is invalid; allocation failure: no) ... [slurm] [launch]"
     assert fits(f"distgan: {words}", error)
     assert len(error.splitlines()) == 1
     (sbatch / "says").write_text("")
     assert cli.main(["slurm", *CGAN]) == 2
-    assert fits("the job: ... sbatch: exit code 1 [slurm]", capsys.readouterr().err)
+    assert fits("the job: ... sbatch (exit code 1) ... [slurm]", capsys.readouterr().err)
 
 
 def test_without_sbatch(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture) -> None:

@@ -61,7 +61,7 @@ def _sentence(name: str, why: str) -> str:
 
 
 def estimate_compile_gain(steps_left: int, step_s: float, compile_s: float) -> tuple[bool, str]:
-    """Return whether compiling is expected to save more time than it takes, and the estimate as text.
+    """Return True if compiling is expected to save more time than it takes, and the estimate as text.
 
     It saves COMPILED_GAIN of `steps_left` steps of `step_s` seconds. `compile_s`: the time still to spend,
     FIRST_BLOCK_S before the smallest block is compiled, then the estimate for the others.

@@ -7,7 +7,7 @@ import pytest
 
 from distgan.evaluation.during_training import QualityMonitor
 from distgan.evaluation.measure import Overview, find_alarms, is_missing, judge_class
-from distgan.evaluation.schema import ClassQuality, Confusion, Estimate, Quality, Sample
+from distgan.evaluation.schema import ClassQuality, Confusion, Estimate, ImageMetrics, Quality
 from distgan.evaluation.scores import estimate_proportion
 from distgan.reports.report2023 import check_claims
 
@@ -16,8 +16,8 @@ def exactly(value: float) -> Estimate:
     return Estimate(value=value, low=value, high=value)
 
 
-def sample(recognisable: float = 0.99, coverage: float = 0.95) -> Sample:
-    return Sample(
+def sample(recognisable: float = 0.99, coverage: float = 0.95) -> ImageMetrics:
+    return ImageMetrics(
         recognisable=exactly(recognisable), fcd=exactly(1.0), density=exactly(1.0), coverage=exactly(coverage)
     )
 

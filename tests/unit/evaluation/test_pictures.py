@@ -8,7 +8,7 @@ import torch
 from helpers.made_up_runs import about, quality_of
 from PIL import Image
 
-from distgan.evaluation.ensemble import Reading
+from distgan.evaluation.ensemble import EnsembleOutput
 from distgan.evaluation.measure import Closest
 from distgan.evaluation.pictures import save_pictures
 from distgan.evaluation.schema import Confusion, class_names_of
@@ -26,7 +26,7 @@ def test_pictures_hold_every_class(tmp_path: Path, num_classes: int, shape: tupl
     if len(shape) == 3:
         images[..., 1:] = 0  # red
     probabilities = torch.nn.functional.one_hot(labels, num_classes).double()
-    reading = Reading(probabilities, labels[:, None], torch.zeros(n, 4))
+    reading = EnsembleOutput(probabilities, labels[:, None], torch.zeros(n, 4))
     closest = Closest(torch.zeros(n), torch.zeros(n, dtype=torch.long), about(0.01))
     confusions = [Confusion(asked=1, read=1, share=about(0.5), jury=about(0.0), seen_by=3)] if kind == "C-GAN" else []
     quality = quality_of(kind, num_classes=num_classes, confusions=confusions)
@@ -50,7 +50,7 @@ def test_names_that_are_no_plain_words_are_drawn(tmp_path: Path, recwarn: pytest
     """A formula would end in an error, a letter that the font lacks in a box and matplotlib's warning."""
     labels = torch.arange(6) % 2
     images = torch.zeros(6, 28, 28, dtype=torch.uint8)
-    reading = Reading(torch.nn.functional.one_hot(labels, 2).double(), labels[:, None], torch.zeros(6, 4))
+    reading = EnsembleOutput(torch.nn.functional.one_hot(labels, 2).double(), labels[:, None], torch.zeros(6, 4))
     closest = Closest(torch.zeros(6), torch.zeros(6, dtype=torch.long), about(0.01))
     quality = quality_of("C-GAN", num_classes=2).model_copy(update={"class_names": ["$\\frac$\n", "猫"]})
     assert class_names_of(quality) == [r"$\frac$\n", "猫"], "a line for each"

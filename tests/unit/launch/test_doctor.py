@@ -83,7 +83,7 @@ def test_a_check_that_fails_is_a_line(well: MonkeyPatch, capsys: Capture) -> Non
     def fail() -> None:
         raise ValueError("[red]")
 
-    well.setattr(doctor, "check_memory", fail)
+    well.setattr(doctor, "report_memory", fail)
     doctor.check_machine(None)
     out = capsys.readouterr().out
     assert states(out)["memory"] == "problem"
@@ -156,11 +156,11 @@ def test_no_disk_to_write_to(well: MonkeyPatch, tmp_path: Path, capsys: Capture)
 
 def test_little_memory(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=2**34, available=2**33))
-    assert doctor.check_memory().state == "ok"
+    assert doctor.report_memory().state == "ok"
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(63 * 2**20, 0, 0))
-    assert doctor.check_memory()[1:3] == ("note", "8.0 GiB free of 16.0 GiB; /dev/shm 63 MiB")
+    assert doctor.report_memory()[1:3] == ("note", "8.0 GiB free of 16.0 GiB; /dev/shm 63 MiB")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=2**32, available=2**30))
-    assert doctor.check_memory()[1:3] == ("note", "1.0 GiB free of 4.0 GiB")
+    assert doctor.report_memory()[1:3] == ("note", "1.0 GiB free of 4.0 GiB")
 
 
 def test_data(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:

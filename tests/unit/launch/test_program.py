@@ -472,7 +472,7 @@ def test_errors_are_one_tree_with_codes(tmp_path: Path) -> None:
         train(tmp_path / "run", processes=2)
     with expect_user_error("processes: ... (2) ... torchrun ... [conflicting-settings]"):
         distgan.evaluate(tmp_path, processes=2)
-    with expect_user_error("config: a dict ... [bad-value]"):
+    with expect_user_error("config: ... (dict) ... [bad-value]"):
         distgan.train({})  # type: ignore[arg-type]
-    with expect_user_error("dataset: a tuple ... [bad-value]"):
+    with expect_user_error("dataset: ... (tuple) ... [bad-value]"):
         distgan.train(config(tmp_path / "run"), dataset=(IMAGES, LABELS))  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from distgan.config.registry import FAMILIES
 from distgan.config.schema import Config, ModelConfig, OptimConfig, RunConfig
 from distgan.distributed.wrappers import LocalRuntime
 from distgan.models.base import build_discriminator
-from distgan.models.layers import AlphaDropout, ChannelDropout, Dropout, Normal, drawing_layers, swap_dropout
+from distgan.models.layers import AlphaDropout, ChannelDropout, Dropout, Normal, list_noise_layers, swap_dropout
 from distgan.models.user_networks import load_networks, with_own_loss
 from distgan.training.contract import check_contract
 from distgan.training.gan import Traits, build_gan
@@ -466,7 +466,7 @@ def test_weights_stay_contiguous_where_a_view_needs_it(tmp_path: Path, flat: str
     text = PAIR.replace("nn.Flatten(), spectral_norm(nn.Linear(num, width))", "spectral_norm(nn.Linear(128, width))")
     text = text.replace("        self.read_out", f"        self.convs = {layers}\n        self.read_out")
     text = text.replace(D_LINE, f"x = self.convs(images)\n        features = self.features({flat})")
-    assert check(tmp_path, text).is_contiguous == is_contiguous
+    assert check(tmp_path, text).needs_contiguous_weights == is_contiguous
 
 
 def test_weights_of_five_dimensions_stay_contiguous(tmp_path: Path) -> None:
@@ -474,7 +474,7 @@ def test_weights_of_five_dimensions_stay_contiguous(tmp_path: Path) -> None:
     text = PAIR
     for old, new in (*first("self.gain = nn.Parameter(torch.ones(1, 1, 1, 1, 1))"), change):
         text = text.replace(old, new, 1)
-    assert check(tmp_path, text).is_contiguous
+    assert check(tmp_path, text).needs_contiguous_weights
 
 
 def test_a_buffer_that_a_batch_sets_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -512,12 +512,12 @@ def test_dropout_of_torch_is_swapped_and_a_subclass_is_not(tmp_path: Path) -> No
 
     layers = [nn.Dropout(0.1), nn.Dropout1d(0.2), nn.Dropout2d(), nn.Dropout3d(), nn.AlphaDropout(), Mine(0.3)]
     network = swap_dropout(nn.Sequential(nn.Sequential(*layers), nn.FeatureAlphaDropout(0.4).eval()))
-    kinds = [type(layer) for layer in drawing_layers(network)]
+    kinds = [type(layer) for layer in list_noise_layers(network)]
     assert kinds == [Dropout, ChannelDropout, ChannelDropout, ChannelDropout, AlphaDropout, AlphaDropout]
     assert isinstance(network[0][5], Mine)
     assert network[1].of_channels
     assert not network[1].training
-    assert len({layer.salt for layer in drawing_layers(network)}) == 6
+    assert len({layer.salt for layer in list_noise_layers(network)}) == 6
     assert isinstance(swap_dropout(nn.Dropout(0.5)), Dropout)
     shared = nn.Dropout(0.5)
     twice = swap_dropout(nn.Sequential(shared, nn.Sequential(shared), shared))

@@ -19,7 +19,7 @@ from helpers.small_runs import make_cheap, small_config, train_small
 from distgan.checkpoint.resume import newest_valid
 from distgan.config.schema import ProcessesConfig
 from distgan.distributed import rendezvous
-from distgan.distributed.wrappers import DDPNetwork
+from distgan.distributed.wrappers import WrappedNetwork
 from distgan.errors import Stopped, TrainingFailed, UserError
 from distgan.runs import artifacts
 from distgan.runs.run_dir import read_status
@@ -157,15 +157,15 @@ def test_one_zero_training_after_another(tmp_path: Path) -> None:
 
 def test_non_finite_weights_are_never_saved(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """The losses of a step are those of the weights before it: a last step may break them unseen."""
-    step = DDPNetwork.step
+    step = WrappedNetwork.step
 
-    def overflow(self: DDPNetwork) -> None:
+    def overflow(self: WrappedNetwork) -> None:
         step(self)
         if hasattr(self.module, "latent_shape"):  # G, which takes its step after the losses
             next(self.module.parameters()).data.fill_(float("inf"))
 
     make_cheap(monkeypatch)
-    monkeypatch.setattr(DDPNetwork, "step", overflow)
+    monkeypatch.setattr(WrappedNetwork, "step", overflow)
     words = "non-finite weight after step 1; the last good state, of step 0, is kept"
     with pytest.raises(TrainingFailed, match=words):
         train_small(tmp_path / "run", max_steps=1)

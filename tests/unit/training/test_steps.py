@@ -15,7 +15,7 @@ from distgan.config.schema import ModelConfig, OptimConfig
 from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import BatchShard
 from distgan.models.base import build_discriminator, build_generator
-from distgan.models.layers import Dropout, draw_from
+from distgan.models.layers import Dropout, attach_noise
 from distgan.models.sampling import sample_z
 from distgan.training.engines.compiling import compile_blocks
 from distgan.training.gan import Gan, build_gan
@@ -334,7 +334,7 @@ def test_a_compiled_block_counts_the_calls_of_a_layer() -> None:
 
     block, x = Twice(), torch.ones(8, 40)
     noise = started(1, 2, holding(8))
-    draw_from(block, noise)
+    attach_noise(block, noise)
     noise.begin_forward()
     eager = [block(x), block(x)]
     assert set(eager[0].unique().tolist()) == {0, 2, 4, 6}
@@ -375,7 +375,7 @@ def test_dropouts_mask_is_that_of_one_process(shape: tuple[int, ...], world_size
 
     def dropped(shard: BatchShard) -> Tensor:
         module, noise = nn.Sequential(Dropout(0.4)), started(3, 1, shard)
-        draw_from(module, noise)
+        attach_noise(module, noise)
         noise.begin_forward()
         return module(x[shard.row_indices(CPU)].repeat(blocks, *[1] * (x.ndim - 1)))
 
@@ -395,7 +395,7 @@ def test_sample_z_is_the_same_for_every_number() -> None:
 def test_dropout_is_dropout() -> None:
     """Ours, of 16 random bits an element, has nn.Dropout's mean, share and gradient."""
     layer, noise = Dropout(0.3), started(0, 0, holding(512))
-    draw_from(layer, noise)
+    attach_noise(layer, noise)
     for shape in ((512, 128, 10, 10), (512, 256), (3, 1)):
         for memory in (torch.contiguous_format, torch.channels_last):
             if memory is torch.channels_last and len(shape) != 4:
@@ -416,5 +416,5 @@ def test_dropout_is_dropout() -> None:
     assert not torch.equal(once, again)
     assert torch.equal(layer.eval()(torch.ones(8, 8)), torch.ones(8, 8))
     assert torch.equal(Dropout(0.0)(torch.ones(8, 8)), torch.ones(8, 8))
-    draw_from(layer := Dropout(1 - 2**-40), noise)
+    attach_noise(layer := Dropout(1 - 2**-40), noise)
     assert layer(torch.ones(8, 8)).isfinite().all(), "the largest that 16 bits have"
