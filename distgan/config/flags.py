@@ -264,5 +264,7 @@ def did_you_mean_path(path: str) -> str:
 
 def did_you_mean(word: str, known: Any) -> str:
     """Return `, did you mean X?` for the closest known word, "" without one."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+    # A short word with another first letter is another word: `gpu` is not `cpu`.
+    near = [name for name in known if len(word) > 3 or name[:1] == word[:1]]
+    close = difflib.get_close_matches(word, near, n=1)
     return f", did you mean {close[0]}?" if close else ""

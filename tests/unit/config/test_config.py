@@ -194,6 +194,7 @@ def test_each_mistake_of_a_file_is_reported(tmp_path: Path) -> None:
         (["stray"], "stray ... [unknown-setting]"),
         (["--g-lr", "inf"], "--g-lr ... 'inf' ... more than 0 ... [bad-value]"),
         (["--precision", "bf61"], "--precision ... 'bf61' ... did you mean bf16? ... [unknown-name]"),
+        (["--device", "gpu"], "--device ... ('gpu'). Expected: auto, cpu, cuda [bad-value]"),
         (["--device", "cdua"], "--device ... 'cdua' ... did you mean cuda? ... [bad-value]"),
         (["--tracker", "wnadb"], "--tracker ... 'wnadb' ... did you mean wandb? ... [unknown-name]"),
         (["--tracker", "mlflow,wnadb"], "--tracker ... 'wnadb' ... did you mean wandb? ... [unknown-name]"),
