@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distgan.config.flags import did_you_mean
 from distgan.config.registry import FAMILIES, Family
 from distgan.config.schema import ModelConfig
 from distgan.errors import UserError
 from distgan.models.layers import swap_dropout
-from distgan.models.user_networks import describe_value, load_family, loaded, parameters_of
+from distgan.models.network_arguments import annotations_of, check_arguments, convert_argument, parameters_of
+from distgan.models.user_networks import describe_value, load_family, loaded
 from distgan.utils.text import one_line
 
 
@@ -40,41 +40,10 @@ def check_fit(model: ModelConfig) -> None:
             f"--family: not for images of {images.describe()} ({model.family}). Expected: {allowed}, or another one",
             code="images-do-not-fit",
         )
-    _check_arguments(model, family)
-
-
-def _check_arguments(model: ModelConfig, family: Family) -> None:
-    """Raise UserError for a `--model-arg` that neither function takes, is of another type, or is missing."""
-    of_both = {name: parameters_of(getattr(family, name)) for name in ("build_generator", "build_discriminator")}
-    known = {name: parameter for parameters in of_both.values() for name, parameter in parameters.items()}
-    allowed = [name for name in known if name not in (*family.settings, "**")]
-    for name, value in model.args.items():
-        if name in family.settings or (name not in known and "**" not in known):
-            raise UserError(
-                f"--model-arg: {model.networks_name} takes no {name}{did_you_mean(name, allowed)} ({value!r}). "
-                f"Expected: {', '.join(allowed) or 'none'}",
-                code="unknown-setting",
-            )
-        kind = known[name].annotation if name in known else None
-        kind = {cls.__name__: cls for cls in _KINDS}.get(kind, kind) if isinstance(kind, str) else kind
-        is_right = type(value) is kind or (kind is float and type(value) is int)
-        if kind in _KINDS and not is_right:
-            raise UserError(
-                f"--model-arg: {name} of {model.networks_name} is {describe_value(value)} ({value!r}). Expected: "
-                f"{_KINDS[kind]}"
-            )
-    for function, parameters in of_both.items():
-        for name, parameter in parameters.items():
-            if name not in (*family.settings, *model.args, "**") and parameter.default is parameter.empty:
-                raise UserError(
-                    f"--model-arg: {function} of {model.networks_name} needs {name}, which is not set. Expected: "
-                    f"--model-arg {name}=VALUE, or a default in the function",
-                    code="missing-value",
-                )
+    check_arguments(model, family)
 
 
 _MOST_LATENT = 1_000_000  # numbers of one z, of which 250 are drawn together
-_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", list: "a list"}
 
 
 def build_generator(config: ModelConfig) -> nn.Module:
@@ -112,7 +81,9 @@ def build_discriminator(config: ModelConfig) -> nn.Module:
 def _build(config: ModelConfig, name: str) -> nn.Module:
     family = get_family(config)
     function = getattr(family, name)
-    given = {setting: getattr(config, setting) for setting in family.settings} | config.args
+    annotations = annotations_of(function)
+    given = {setting: getattr(config, setting) for setting in family.settings}
+    given |= {key: convert_argument(value, annotations.get(key)) for key, value in config.args.items()}
     taken = parameters_of(function)
     network: Any = function(config.spec, **{name: given[name] for name in given if name in taken or "**" in taken})
     if not isinstance(network, nn.Module):

@@ -15,7 +15,7 @@ from distgan.config.network_spec import NetworkSpec
 from distgan.config.registry import Family
 from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError
-from distgan.models.module_copy import copy_network
+from distgan.models.module_copy import check_attributes, check_pair, copy_network
 from distgan.models.user_networks import UserNetworks, describe_value, replace_loaded
 
 # In place of a file in the config of a run.
@@ -39,6 +39,11 @@ def given_modules(generator: nn.Module | None, discriminator: nn.Module | None) 
             raise UserError(f"{name}: {describe_value(module)}. Expected: an nn.Module", code="bad-networks")
     if generator is None:
         raise UserError("generator: not given, though a discriminator is. Expected: both", code="missing-value")
+
+    check_pair(generator, discriminator, f"--networks {GIVEN}")
+    for name, module in (("generator", generator), ("discriminator", discriminator)):
+        if module is not None:
+            check_attributes(module, name, f"--networks {GIVEN}")
 
     def build_generator(spec: NetworkSpec) -> nn.Module:
         return copy_network(generator, "generator", f"--networks {GIVEN}")

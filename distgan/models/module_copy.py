@@ -1,9 +1,10 @@
-"""Deep copies of a user's networks, as the moving average is one."""
+"""Deep copies of a user's networks, as the moving average is one, and what none can be made of."""
 
 import copy
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from distgan.errors import UserError, first_line
 
@@ -33,6 +34,40 @@ def copy_network(network: nn.Module, name: str, where: str) -> nn.Module:
             f"{where}: {name} can't be copied, as the moving average needs: {attribute} {what}. Expected: {expected}",
             code="bad-networks",
         ) from error
+
+
+def check_pair(generator: nn.Module, discriminator: nn.Module | None, where: str) -> None:
+    """Raise UserError for a layer that no copy has as it is: one of both networks, or of TorchScript."""
+    names = {id(value): key for key, value in generator.named_parameters()}
+    networks = {"generator": generator} | ({"discriminator": discriminator} if discriminator else {})
+    for key, value in discriminator.named_parameters() if discriminator else ():
+        if id(value) in names:
+            raise UserError(
+                f"{where}: generator.{names[id(value)]} and discriminator.{key} are one parameter, which both would "
+                "train. Expected: a layer for each network",
+                code="bad-networks",
+            )
+    for name, network in networks.items():
+        for path, module in network.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                raise UserError(
+                    f"{where}: {'.'.join(filter(None, (name, path)))} is a TorchScript module, which takes no hooks. "
+                    "Expected: the nn.Module that it was made from (scripted functions are taken)",
+                    code="bad-networks",
+                )
+
+
+def check_attributes(network: nn.Module, name: str, where: str) -> None:
+    """Raise UserError for a tensor in a plain attribute of a given module: nothing could restore it on a resume."""
+    for path, module in network.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor) and value.grad_fn is None:  # those with a history can't be copied
+                place = ".".join(filter(None, (name, path, key)))
+                raise UserError(
+                    f"{where}: {place} is a tensor in a plain attribute, which no checkpoint keeps. Expected: "
+                    f"self.register_buffer({key!r}, ...)",
+                    code="bad-networks",
+                )
 
 
 def _find_attribute(name: str, network: nn.Module) -> str:

@@ -22,12 +22,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from distgan.config.registry import LOSSES, OWN_LOSS, Family, Lazy, Loss
+from distgan.config.registry import LOSSES, OWN_LOSS, Family, Loss
 from distgan.config.schema import Config, ModelConfig
 from distgan.errors import UserError, not_readable
 from distgan.models.late_imports import Home, find_known_late_import, forbid_late_imports, loading
 from distgan.utils.paths import user_path
-from distgan.utils.process_state import preserve_process_state, preserve_settings
+from distgan.utils.process_state import preserve_process_state, preserve_settings, seed_random_states
 
 T = TypeVar("T")
 
@@ -171,6 +171,7 @@ def load(path: Path) -> UserNetworks:
     except OSError as error:
         raise not_readable(f"--networks {path}", error) from error
     with loading(), preserve_process_state(), _importable(home, name) as imported:
+        seed_random_states()
         module = call_user_code(f"--networks {path}: does not import", root, lambda: _execute(path, name))
         files = {path.relative_to(root).as_posix(): source} | _files_of(imported(), home)
         _check_names(path, imported(), home)
@@ -344,6 +345,7 @@ def _guarded(path: Path, root: Path, module: ModuleType, name: str) -> Callable[
             return call_user_code(f"--networks {path}: {name} fails", root, lambda: function(*arguments, **settings))
 
     build.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    build.__wrapped__ = function  # type: ignore[attr-defined]
     return build
 
 
@@ -376,16 +378,6 @@ def _check_signature(path: Path, name: str, function: Any) -> None:
             "arguments for --model-arg behind it",
             code="bad-networks",
         )
-
-
-def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a builder behind `spec`, by their names; `**` for one that takes any."""
-    if isinstance(function, Lazy):
-        function = function.load()
-    parameters = list(inspect.signature(function).parameters.values())[1:]
-    any_name = inspect.Parameter.VAR_KEYWORD
-    named = (each for each in parameters if each.kind is not each.VAR_POSITIONAL)
-    return {"**" if each.kind is any_name else each.name: each for each in named}
 
 
 def describe_value(value: Any) -> str:

@@ -19,6 +19,7 @@ from distgan.config.schema import Config
 from distgan.distributed.sharding import BatchShard
 from distgan.errors import UserError
 from distgan.models.base import build_discriminator, build_generator
+from distgan.models.module_copy import check_pair
 from distgan.models.user_networks import describe_value
 from distgan.training.forward_watch import watched_draws
 from distgan.training.gan import Traits
@@ -97,6 +98,7 @@ class _Contract(NetworkTrial):
                 after.append(torch.get_rng_state())
             pairs.append(pair)
             states.append(after)
+        check_pair(pairs[0][0], pairs[0][1], self.where)
         for index, name in enumerate(("generator", "discriminator")):
             if problem := find_problem(name, pairs[0][index], pairs[1][index]):
                 raise self.contract_error(problem)

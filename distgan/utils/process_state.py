@@ -26,6 +26,13 @@ def preserve_process_state() -> Iterator[None]:
         yield
 
 
+def seed_random_states() -> None:
+    """Let random numbers of torch on the CPU, NumPy and Python begin at a fixed place."""
+    torch.default_generator.manual_seed(0)
+    np.random.seed(0)  # what code draws from that takes no generator
+    random.seed(0)
+
+
 @contextmanager
 def preserve_torch_state() -> Iterator[None]:
     """Restore torch's settings, the random states of torch, NumPy and Python, and the working folder."""

@@ -240,6 +240,14 @@ def test_modules_are_copied_and_resumed_by_passing_them_again(
         resume("new", generator, None)
     with expect_user_error("generator: a list ... [bad-networks]"):
         resume("new", [], discriminator)
+    other = Discriminator()
+    other.constant = torch.ones(2)
+    with expect_user_error("discriminator.constant ... register_buffer('constant', ...) ... [bad-networks]"):
+        resume("new", generator, other)
+    other = Discriminator()
+    other.first = generator.main[0]
+    with expect_user_error("generator.main.0.weight ... discriminator.first.weight ... [bad-networks]"):
+        resume("new", generator, other)
 
     images = distgan.sample(full.folder, num=3, generator=generator)
     assert images.shape == (3, 28, 28)

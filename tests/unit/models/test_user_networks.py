@@ -59,6 +59,43 @@ def test_a_file_builds_networks_for_the_images_of_a_run(tmp_path: Path, name: st
     assert (generator.embed is None) == (name == "vanilla"), "without labels they get None"
 
 
+def test_random_numbers_of_a_file_are_the_same_each_time_it_loads(tmp_path: Path) -> None:
+    drawn = "import random\nimport numpy as np\nBANDS = torch.rand(2), np.random.rand(), random.random()\n"
+    values = []
+    for folder in ("a", "b"):
+        user_networks.load(write_pair(tmp_path, f"{folder}/my_gan.py", ("\n\nclass Gen", f"\n{drawn}\nclass Gen")))
+        values.append(str(sys.modules[user_networks.MODULE].BANDS))
+        torch.rand(1), np.random.rand(), getstate()
+    assert values[0] == values[1]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "built", "expected"),
+    [
+        ("Optional[int]", 3, 3, ""),
+        ("Optional[int]", "none", None, "Optional[int]"),
+        ("list[int]", [1, 2], [1, 2], ""),
+        ("list[int]", "1,2", None, "list[int]"),
+        ("Literal['relu', 'silu']", "silu", "silu", ""),
+        ("Literal['relu', 'silu']", "gelu", None, "Literal['relu', 'silu']"),
+        ("nn.Module", 3, 3, ""),
+        ("Undefined", 3, 3, ""),
+    ],
+)
+def test_arguments_fit_their_annotations(
+    tmp_path: Path, annotation: str, value: object, built: object, expected: str
+) -> None:
+    head = "from __future__ import annotations\nfrom typing import Literal, Optional\nimport torch\n"
+    line = f"(spec, width: int = 24, more: {annotation} = 1):\n    Generator.more = more\n    return Gen"
+    changes = ("import torch\n", head), ("(spec, width: int = 24):\n    return Gen", line)
+    config = config_of(write_pair(tmp_path, "my_gan.py", *changes), args={"more": value})
+    if expected:
+        with expect_user_error(f"--model-arg: more ... ({value!r}). Expected: {expected}"):
+            build_generator(load_networks(config).model)
+        return
+    assert build_generator(load_networks(config).model).more == built
+
+
 def test_what_a_file_imports_from_its_folder_belongs_to_it(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """From any working directory, and not what lies in a virtual environment below it, or is loaded under its name."""
     head = "import torch\nfrom shapes import SLOPE\nfrom lib.norms import *\nimport heavy\n"

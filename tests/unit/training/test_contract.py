@@ -99,6 +99,10 @@ BAD: dict[str, tuple[Changes, str]] = {
         "discriminator gives the shape (4, 2). Expected: (4, 1)",
     ),
     "latent shape": (first("self.latent_shape = 8"), "generator.latent_shape is an int (8). Expected: ... (8,)"),
+    "TorchScript": (
+        first("self.s = torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2))"),
+        "generator.s is a TorchScript",
+    ),
     "extra state": (
         ((FORWARD, f"    def get_extra_state(self):\n        return [1]\n\n{FORWARD}"),),
         "generator._extra_state is a list in state_dict. Expected: tensors",
