@@ -369,6 +369,22 @@ def test_what_costs_something_is_noted(tmp_path: Path, name: str, capfd: Capture
     assert not capfd.readouterr().out
 
 
+@pytest.mark.parametrize("gain", ["torch.zeros(1)", "torch.full((1,), 1e-6)"])
+def test_rows_that_only_training_would_mix_are_noted(tmp_path: Path, gain: str) -> None:
+    """A gate that is closed at first, and an influence that is small at first."""
+    init = "        self.read_out"
+    text = PAIR.replace(init, f"        self.gain = nn.Parameter({gain})\n{init}", 1)
+    assert not check(tmp_path, text.replace(D_LINE, f"{D_LINE}; features = features * (1 + self.gain)")).d_mixes_rows
+    traits = check(tmp_path, text.replace(D_LINE, f"{D_LINE}; features = features + self.gain * features.mean(0)"))
+    assert traits.d_mixes_rows
+    assert traits.depends_on_processes
+
+
+def test_rows_of_small_outputs_are_compared_by_their_size(tmp_path: Path) -> None:
+    text = PAIR.replace(D_LINE, f"images = images - images.mean(0); {D_LINE}")
+    assert check(tmp_path, text.replace(D_RETURN, f"return ({D_LOGITS}) * 1e-5")).d_mixes_rows
+
+
 @pytest.mark.parametrize(
     "change",
     [
