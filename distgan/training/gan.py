@@ -271,10 +271,16 @@ def _check_trainable(network: nn.Module, tensors: dict[str, Tensor], source: str
 
 
 def _adam_states(tensors: dict[str, Tensor], network: nn.Module, source: str) -> list[dict[str, Tensor]]:
-    """Return Adam's state of each parameter. Raises UserError for one that is missing or of another shape."""
-    states = []
+    """Return Adam's state of each parameter. Raises UserError for one that is incomplete or of another shape.
+
+    {} for a parameter without any: one without a gradient so far, as of a layer that some passes leave out.
+    """
+    states: list[dict[str, Tensor]] = []
     for name, parameter in network.named_parameters():
         state = tensors_with_prefix(tensors, name)
+        if tensors and not state:
+            states.append({})
+            continue
         shapes = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": torch.Size([])}
         for key, shape in shapes.items():
             if key not in state or state[key].shape != shape or not state[key].is_floating_point():
