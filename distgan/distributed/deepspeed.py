@@ -291,6 +291,12 @@ class DeepSpeedNetwork(WrappedNetwork):
         return tensors
 
     def load(self, weights: dict[str, Tensor], adam: list[dict[str, Tensor]]) -> None:
+        if not all(adam):
+            raise UserError(
+                "a parameter has no state of Adam, as a pass has left out its layer each time, and DeepSpeed takes one "
+                "for all. Expected: a resume without DeepSpeed",
+                code="wrong-weights",
+            )
         with self._gather(modifier_rank=0):
             self.module.load_state_dict(weights)
         if self._stage:

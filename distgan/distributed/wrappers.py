@@ -1,6 +1,8 @@
 """A network with its optimizer: on one process, in DDP, in a CUDA graph, or (deepspeed.py) in a DeepSpeed engine."""
 
+import re
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -9,8 +11,11 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from distgan.errors import UserError
+
 # Of the precisions that are autocast.
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_UNFINISHED = "Expected to have finished reduction"  # in DDP's error for a parameter without a gradient
 
 
 class WrappedNetwork:
@@ -28,13 +33,32 @@ class WrappedNetwork:
     def __init__(self, name: str, network: nn.Module, optim: torch.optim.Optimizer, *, accelerator: Any):
         self._accelerator = accelerator
         self._wrapped, self.optim = accelerator.prepare(network, optim)
-        is_ddp = isinstance(self._wrapped, DistributedDataParallel)
-        self.module: nn.Module = self._wrapped.module if is_ddp else self._wrapped
+        self._name, self._is_ddp = name, isinstance(self._wrapped, DistributedDataParallel)
+        self.module: nn.Module = self._wrapped.module if self._is_ddp else self._wrapped
         # Raised for a kernel of one channel, whose channel stride has no effect.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        return self._wrapped(*inputs)
+        try:
+            return self._wrapped(*inputs)
+        except RuntimeError as error:
+            # Of the last backward pass, where an earlier one of its step had a gradient for the parameter.
+            if self._is_ddp and _UNFINISHED in str(error):
+                found = re.search(r"did not receive grad for rank \d+:((?: \d+)+)", str(error))
+                self.check_left_out([int(index) for index in found[1].split()] if found else [0])
+            raise
+
+    def check_left_out(self, indices: Sequence[int]) -> None:
+        """Raise UserError that names the parameters of these indices, unless there are none."""
+        if indices:
+            keys = [key for key, _ in self.module.named_parameters()]
+            more = f" (and {len(indices) - 1} more)" if len(indices) > 1 else ""
+            raise UserError(
+                f"rank {dist.get_rank()}: {self._name}.{keys[indices[0]]}{more} got no gradient in a step: a pass left "
+                "its layer out, and several processes average the gradients of all layers. Expected: a layer whose "
+                "output is multiplied by 0 instead, or --processes 1",
+                code="bad-networks",
+            )
 
     def zero_grad(self) -> None:
         self.optim.zero_grad()
@@ -56,6 +80,8 @@ class WrappedNetwork:
         output.backward(gradient)
 
     def step(self) -> None:
+        if self._is_ddp:
+            self.check_left_out(_without_gradient(self.module))
         self.optim.step()
 
     @property
@@ -75,17 +101,13 @@ class WrappedNetwork:
         return nullcontext()
 
     def adam_state(self) -> dict[str, Tensor]:
-        """Return `<parameter>.exp_avg`, `.exp_avg_sq` and `.step` of each parameter; {} before the first step."""
+        """Return `<parameter>.exp_avg`, `.exp_avg_sq` and `.step` of each parameter that has had a gradient."""
         state = self.optim.state_dict()["state"]
         names = [name for name, _ in self.module.named_parameters()]
-        return {
-            f"{name}.{key}": value
-            for name, index in zip(names, sorted(state), strict=False)
-            for key, value in state[index].items()
-        }
+        return {f"{names[index]}.{key}": value for index in sorted(state) for key, value in state[index].items()}
 
     def load(self, weights: dict[str, Tensor], adam: list[dict[str, Tensor]]) -> None:
-        """Load weights, and Adam's state per parameter in their order ([] before the first step)."""
+        """Load weights, and Adam's state per parameter in their order: {} without a gradient so far, [] for all."""
         self.module.load_state_dict(weights)
         groups = self.optim.state_dict()["param_groups"]
         # A fused Adam goes through memory in order: moments need the memory format of their parameter.
@@ -93,14 +115,21 @@ class WrappedNetwork:
             {key: value if key == "step" else torch.empty_like(parameter).copy_(value) for key, value in state.items()}
             for parameter, state in zip(self.module.parameters(), adam, strict=False)
         ]
-        self.optim.load_state_dict({"state": dict(enumerate(states)), "param_groups": groups})
+        # As Adam has none before the first gradient of a parameter.
+        state = {index: state for index, state in enumerate(states) if state}
+        self.optim.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _without_gradient(network: nn.Module) -> list[int]:
+    return [index for index, parameter in enumerate(network.parameters()) if parameter.grad is None]
 
 
 class PlainNetwork(WrappedNetwork):
     """A network of this process alone, without Accelerate, whatever group the process is in."""
 
     def __init__(self, network: nn.Module, optim: torch.optim.Optimizer):
-        self._wrapped = self.module = network
+        self._wrapped, self._is_ddp = network, False
+        self.module = network
         self.optim = optim
 
     def accumulating(self, is_last: bool) -> AbstractContextManager:
@@ -149,7 +178,7 @@ class FlatAllReduceNetwork(WrappedNetwork):
     """
 
     def __init__(self, name: str, network: nn.Module, optim: torch.optim.Optimizer, *, accelerator: Any):
-        self._accelerator = accelerator
+        self._accelerator, self._name, self._is_ddp = accelerator, name, False
         self._wrapped = self.module = accelerator.prepare_model(network, evaluation_mode=True)  # under autocast
         self.optim = accelerator.prepare_optimizer(optim)
         self._parameters = list(network.parameters())
@@ -166,6 +195,7 @@ class FlatAllReduceNetwork(WrappedNetwork):
         return nullcontext()
 
     def step(self) -> None:
+        self.check_left_out(_without_gradient(self.module))
         torch._foreach_copy_(self._views, [parameter.grad for parameter in self._parameters])  # type: ignore[misc]
         self._flat.div_(dist.get_world_size())
         dist.all_reduce(self._flat)

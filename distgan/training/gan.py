@@ -1,7 +1,6 @@
 """State of a training: two networks, their optimizers, the moving average, and the step count."""
 
 from dataclasses import dataclass
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -16,12 +15,13 @@ from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import BatchShard
 from distgan.distributed.sync_batchnorm import convert_sync_batchnorm
 from distgan.distributed.wrappers import WrappedNetwork
-from distgan.errors import AllRanksUserError, TrainingFailed, UserError
+from distgan.errors import TrainingFailed, UserError
 from distgan.models.base import build_discriminator, build_generator
 from distgan.models.layers import attach_noise
 from distgan.training.losses import find_loss
 from distgan.training.lr_schedule import Ema
 from distgan.training.noise import Noise
+from distgan.training.ranks_alike import check_built_alike, check_outputs_alike, sum_of_bits
 
 
 class Traits(NamedTuple):
@@ -185,6 +185,8 @@ def build_gan(
     else:
         generator, discriminator = runtime.run_on_all_ranks(build)
         check_built_alike({"generator": generator, "discriminator": discriminator}, model, runtime)
+        if model.networks:
+            check_outputs_alike({"generator": generator, "discriminator": discriminator}, model, runtime)
     shard = BatchShard(runtime.rank, runtime.world_size)
     noise = Noise(generator.latent_shape, runtime.device, shard)  # type: ignore[arg-type]  # Module's have no types
     if runtime.world_size > 1 and sync_batch_norm:
@@ -271,10 +273,16 @@ def _check_trainable(network: nn.Module, tensors: dict[str, Tensor], source: str
 
 
 def _adam_states(tensors: dict[str, Tensor], network: nn.Module, source: str) -> list[dict[str, Tensor]]:
-    """Return Adam's state of each parameter. Raises UserError for one that is missing or of another shape."""
-    states = []
+    """Return Adam's state of each parameter. Raises UserError for one that is incomplete or of another shape.
+
+    {} for a parameter without any: one without a gradient so far, as of a layer that some passes leave out.
+    """
+    states: list[dict[str, Tensor]] = []
     for name, parameter in network.named_parameters():
         state = tensors_with_prefix(tensors, name)
+        if tensors and not state:
+            states.append({})
+            continue
         shapes = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": torch.Size([])}
         for key, shape in shapes.items():
             if key not in state or state[key].shape != shape or not state[key].is_floating_point():
@@ -296,8 +304,6 @@ def tensors_with_prefix(tensors: dict[str, Tensor], name: str) -> dict[str, Tens
 
 # -- Check that all ranks have bit-identical weights, which DDP assumes but does not verify --
 
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
 
 def check_ranks_equal(gan: Gan, runtime: Runtime) -> None:
     """Raise TrainingFailed that names the first tensor that differs between ranks. All ranks call it."""
@@ -312,7 +318,7 @@ def check_ranks_equal(gan: Gan, runtime: Runtime) -> None:
         if not gan.is_sharded:
             tensors |= {f"g_optim.{key}": value for key, value in gan.g.adam_state().items()}
             tensors |= {f"d_optim.{key}": value for key, value in gan.d.adam_state().items()}
-        sums = torch.stack([_sum_of_bits(value).to(runtime.device) for value in tensors.values()])
+        sums = torch.stack([sum_of_bits(value).to(runtime.device) for value in tensors.values()])
     everywhere = runtime.all_gather(sums)
     differs = everywhere != everywhere[0]
     if differs.any():
@@ -322,37 +328,3 @@ def check_ranks_equal(gan: Gan, runtime: Runtime) -> None:
             f"rank {rank}: {list(tensors)[index]} differs from rank 0 after step {gan.step}: the ranks have diverged",
             advice="resume from a checkpoint, and check what may make ranks differ: memory, a library, a GPU",
         )
-
-
-def check_built_alike(networks: dict[str, nn.Module], model: ModelConfig, runtime: Runtime) -> None:
-    """Raise UserError that names the first tensor which a rank has built otherwise than rank 0. All ranks call it.
-
-    DDP would stop on another shape without naming the tensor, and replace other values by those of rank 0.
-    """
-    tensors = {
-        f"{name}.{key}": value
-        for name, network in networks.items()
-        for key, value in chain(network.named_parameters(), network.named_buffers())
-    }
-    forms = {key: f"{list(value.shape)} of {str(value.dtype)[6:]}" for key, value in tensors.items()}
-    sums = {key: int(_sum_of_bits(value)) for key, value in tensors.items()}
-    (first_forms, first_sums), *others = runtime.all_gather_object((forms, sums))
-    for rank, (forms, sums) in enumerate(others, 1):
-        problem = ""
-        # Another form shifts the random numbers of what is built after it, so it comes first.
-        if key := next((key for key in first_forms | forms if forms.get(key) != first_forms.get(key)), None):
-            problem = f"is {forms.get(key, 'missing')}, on rank 0 {first_forms.get(key, 'missing')}"
-        elif key := next((key for key, value in sums.items() if value != first_sums[key]), None):
-            problem = "has other initial values than on rank 0"
-        if problem:
-            raise AllRanksUserError(
-                f"rank {rank}: {key} of {model.networks_name} {problem}. Expected: networks of their arguments and "
-                "torch's random numbers alone, the same on all ranks",
-                code="ranks-differ",
-            )
-
-
-def _sum_of_bits(tensor: Tensor) -> Tensor:
-    """Return a sum that changes with any single bit, but not with the order of addition."""
-    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return tensor.detach().contiguous().view(_BITS[tensor.element_size()]).sum(dtype=torch.int64)

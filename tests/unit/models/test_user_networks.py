@@ -26,8 +26,8 @@ from distgan.models.base import build_discriminator, build_generator
 from distgan.models.given_modules import given_modules, with_modules
 from distgan.models.user_networks import describe_error, find_file, load, load_networks, with_own_loss
 from distgan.reports.reproduce import train_words
-from distgan.training.gan import check_built_alike
 from distgan.training.losses import find_loss
+from distgan.training.ranks_alike import check_built_alike, check_outputs_alike
 
 COLOUR = ImageSpec(channels=3, height=10, width=12, num_classes=3, class_names=["a", "b", "c"])
 SHORT = (*TINY[2:], "--data", "digits", "--sample-epochs", "9", "--threads", "1")
@@ -631,3 +631,24 @@ def test_networks_that_a_rank_builds_otherwise_are_named_before_they_are_wrapped
     ranks: Any = SimpleNamespace(all_gather_object=lambda built: [*sent, sent[0], built])
     with expect_user_error(f"rank 2: {pattern} ... [ranks-differ]"):
         check_built_alike(pairs[1], model, ranks)
+
+
+@pytest.mark.parametrize("name", ["generator", "discriminator"])
+def test_constants_that_depend_on_the_rank_are_named(tmp_path: Path, name: str, monkeypatch: MonkeyPatch) -> None:
+    line = {"generator": "self.main(z)", "discriminator": "self.features(images)"}[name]
+    changes = ("import torch\n", "import os\nimport torch\n"), (line, f"(1 + int(os.environ['RANK']) / 10) * {line}")
+    path = write_pair(tmp_path, "my_gan.py", *changes)
+    model = load_networks(config_of(path, name="cgan")).model
+    pair = {"generator": build_generator(model), "discriminator": build_discriminator(model)}
+    before, sent = torch.get_rng_state(), []
+
+    def runtime(gathered: Callable[[Any], list[Any]]) -> Any:
+        cpu = torch.device("cpu")
+        return SimpleNamespace(device=cpu, run_on_all_ranks=lambda run: run(), all_gather_object=gathered)
+
+    monkeypatch.setenv("RANK", "0")
+    check_outputs_alike(pair, model, runtime(lambda outputs: sent.append(outputs) or [outputs, outputs]))
+    assert torch.equal(torch.get_rng_state(), before)
+    monkeypatch.setenv("RANK", "1")
+    with expect_user_error(f"rank 1: {name} ... [ranks-differ]"):
+        check_outputs_alike(pair, model, runtime(lambda outputs: [*sent, outputs]))

@@ -373,6 +373,22 @@ def test_what_costs_something_is_noted(tmp_path: Path, name: str, capfd: Capture
     assert not capfd.readouterr().out
 
 
+@pytest.mark.parametrize("gain", ["torch.zeros(1)", "torch.full((1,), 1e-6)"])
+def test_rows_that_only_training_would_mix_are_noted(tmp_path: Path, gain: str) -> None:
+    """A gate that is closed at first, and an influence that is small at first."""
+    init = "        self.read_out"
+    text = PAIR.replace(init, f"        self.gain = nn.Parameter({gain})\n{init}", 1)
+    assert not check(tmp_path, text.replace(D_LINE, f"{D_LINE}; features = features * (1 + self.gain)")).d_mixes_rows
+    traits = check(tmp_path, text.replace(D_LINE, f"{D_LINE}; features = features + self.gain * features.mean(0)"))
+    assert traits.d_mixes_rows
+    assert traits.depends_on_processes
+
+
+def test_rows_of_small_outputs_are_compared_by_their_size(tmp_path: Path) -> None:
+    text = PAIR.replace(D_LINE, f"images = images - images.mean(0); {D_LINE}")
+    assert check(tmp_path, text.replace(D_RETURN, f"return ({D_LOGITS}) * 1e-5")).d_mixes_rows
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -436,6 +452,7 @@ def test_steps_that_are_not_repeated_to_the_bit_are_compared_by_how_far_they_are
     assert find_difference(near, one, one) == "w", "all bits count where they are repeated"
     assert not find_difference(near, one, {"w": torch.ones(100) + 1e-5})
     assert find_difference(far, one, near) == "w"
+    assert find_difference(one | {"more": torch.ones(())}, one, one) == "more"
     assert not find_difference({"w": torch.tensor(torch.nan)}, {"w": torch.ones(())}, {"w": torch.ones(())})
 
 
@@ -445,6 +462,33 @@ def test_an_attribute_of_a_users_own_stays(tmp_path: Path) -> None:
     config = load_networks(Config(model=ModelConfig(networks=str(tmp_path / "my_gan.py"), images=SPEC)))
     gan = build_gan(config.model, config.optim, 3, LocalRuntime(CPU), traits=Traits(d_mixes_rows=True))  # type: ignore[arg-type]
     assert gan.discriminator.mixes_rows == 5
+
+
+def test_a_layer_without_a_gradient_so_far_resumes(tmp_path: Path) -> None:
+    """As where passes leave it out: Adam has no state of it before its first gradient."""
+    init = "        self.read_out"
+    text = PAIR.replace(init, f"        self.more = nn.Linear(width, width)\n        self.is_on = False\n{init}", 1)
+    path = tmp_path / "my_gan.py"
+    path.write_text(
+        text.replace(D_LINE, f"{D_LINE}\n        features = self.more(features) if self.is_on else features")
+    )
+    config = load_networks(Config(model=ModelConfig(networks=str(path), images=SPEC)))
+    real, labels = torch.rand(6, 3, 16, 16) * 2 - 1, torch.zeros(6, dtype=torch.int64)
+    ends, saved = [], None
+    for seed in (1, 2):
+        gan = build_gan(config.model, config.optim, seed, LocalRuntime(CPU))  # type: ignore[arg-type]
+        step = build_step(gan, config.optim, 0, 10)
+        if saved is None:
+            step(real, labels, range(6))
+            saved = gan.state()
+        else:
+            gan.load_state(saved, 1, "a checkpoint")
+        gan.discriminator.is_on = True  # type: ignore[assignment]
+        step(real, labels, range(6))
+        ends.append(gan.state())
+    assert "d_optim.more.weight.exp_avg" not in saved  # type: ignore[operator]
+    assert "d_optim.more.weight.exp_avg" in ends[0]
+    assert not find_difference(*ends, ends[1])
 
 
 def test_real_and_fake_take_separate_passes_through_batch_norm(tmp_path: Path) -> None:
