@@ -89,5 +89,6 @@ def test_the_processes_of_a_launcher_end_with_it() -> None:
         kill_tree(launcher)
         assert not psutil.wait_procs([rank], timeout=5)[1], "outlives its launcher"
     finally:
+        launcher.stdout.close()
         with suppress(psutil.NoSuchProcess):
             rank.kill()
