@@ -231,7 +231,7 @@ def _unlike_multiples_of_4(images: ImageSpec) -> str:
 
 
 _MNIST_ONLY = f"those of the report, {MNIST_SPEC.describe()}"
-_MULTIPLES_OF_4 = "sides of 16 to 128 that are multiples of 4, as by --image-size 32"
+_MULTIPLES_OF_4 = "sides of 16 to 128 that are multiples of 4, for example by --image-size 32"
 
 
 def _lazy_builders(module: str) -> tuple[Lazy, Lazy]:

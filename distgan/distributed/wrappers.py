@@ -27,6 +27,7 @@ class WrappedNetwork:
 
     # True if each rank holds only its part of the weights or of Adam's state.
     is_sharded = False
+    _is_ddp = False
     # Updates skipped for a non-finite gradient: only DeepSpeed skips them.
     num_skipped = 0
 
@@ -45,7 +46,7 @@ class WrappedNetwork:
             # Of the last backward pass, where an earlier one of its step had a gradient for the parameter.
             if self._is_ddp and _UNFINISHED in str(error):
                 found = re.search(r"did not receive grad for rank \d+:((?: \d+)+)", str(error))
-                self.check_left_out([int(index) for index in found[1].split()] if found else [0])
+                self.check_left_out([int(index) for index in found[1].split()] if found else [])
             raise
 
     def check_left_out(self, indices: Sequence[int]) -> None:
@@ -128,8 +129,7 @@ class PlainNetwork(WrappedNetwork):
     """A network of this process alone, without Accelerate, whatever group the process is in."""
 
     def __init__(self, network: nn.Module, optim: torch.optim.Optimizer):
-        self._wrapped, self._is_ddp = network, False
-        self.module = network
+        self._wrapped = self.module = network
         self.optim = optim
 
     def accumulating(self, is_last: bool) -> AbstractContextManager:
@@ -178,7 +178,7 @@ class FlatAllReduceNetwork(WrappedNetwork):
     """
 
     def __init__(self, name: str, network: nn.Module, optim: torch.optim.Optimizer, *, accelerator: Any):
-        self._accelerator, self._name, self._is_ddp = accelerator, name, False
+        self._accelerator, self._name = accelerator, name
         self._wrapped = self.module = accelerator.prepare_model(network, evaluation_mode=True)  # under autocast
         self.optim = accelerator.prepare_optimizer(optim)
         self._parameters = list(network.parameters())

@@ -34,9 +34,9 @@ class Home(NamedTuple):
         return cls(root, top if root.name in _INSTALLED else "")
 
     def name_of(self, name: str, file: str | None) -> str:
-        """Return the name that a module has from `root`: its own, or without the first parts; "" if it lies elsewhere.
+        """Return the name by which `root` imports a module: `parts` for `lab.parts` in root/parts.py.
 
-        One of a virtual environment below `root` lies elsewhere: not where its name says.
+        "" for a module that lies elsewhere, as one of a virtual environment below `root` does.
         """
         if not file or name.partition(".")[0] in ("distgan", *sys.stdlib_module_names):
             return ""
@@ -66,8 +66,8 @@ class _LateImports:
         is_folder = spec is not None and spec.origin is None and path is None and PathFinder.find_spec(name) is None
         if spec and (home.name_of(name, spec.origin) or is_folder):
             raise ImportError(
-                f"{name} is imported when the file is loaded already, so that no copy has it. Expected: that import "
-                "at the top of the file",
+                f"{name} is imported after the file has loaded, so that the copy in the run would lack it. Expected: "
+                "the import at the top of the file",
                 name=name,
             )
         return None
@@ -97,9 +97,9 @@ def forbid_late_imports(home: Home, files: dict[str, bytes]) -> None:
 
 
 def find_known_late_import(home: Home, files: dict[str, bytes]) -> str:
-    """Return `parts (my_gan.py, line 12)`, a function's import that no finder sees as the name is known, or "".
+    """Return `parts (my_gan.py, line 12)`: an import in a function, of a name that is in sys.modules already. Or "".
 
-    By that name another module, or the same one that no file imports at its top, was imported before the networks.
+    Python takes such a name from there: the function would get what was imported before the networks.
     """
     for file, source in files.items():
         functions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, _FUNCTIONS))

@@ -1,4 +1,4 @@
-"""Deep copies of a user's networks, as the moving average is one, and what none can be made of."""
+"""Deep copies of a user's networks (the moving average is one), and checks for what a copy can't hold."""
 
 import copy
 from typing import Any
@@ -37,7 +37,7 @@ def copy_network(network: nn.Module, name: str, where: str) -> nn.Module:
 
 
 def check_pair(generator: nn.Module, discriminator: nn.Module | None, where: str) -> None:
-    """Raise UserError for a layer that no copy has as it is: one of both networks, or of TorchScript."""
+    """Raise UserError for a parameter that both networks have, or for a TorchScript module."""
     names = {id(value): key for key, value in generator.named_parameters()}
     networks = {"generator": generator} | ({"discriminator": discriminator} if discriminator else {})
     for key, value in discriminator.named_parameters() if discriminator else ():

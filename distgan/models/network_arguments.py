@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum
 from typing import Any, get_type_hints
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
@@ -11,7 +12,7 @@ from distgan.config.flags import did_you_mean
 from distgan.config.registry import Family, Lazy
 from distgan.config.schema import ModelConfig
 from distgan.errors import UserError
-from distgan.models.user_networks import BUILDERS, describe_value
+from distgan.models.user_networks import BUILDERS, MODULE, describe_value
 
 _KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", list: "a list"}
 
@@ -34,7 +35,7 @@ def check_arguments(model: ModelConfig, family: Family) -> None:
             is_right = type(value) is kind or (kind is float and type(value) is int)
             expected = _KINDS[kind]
         else:
-            is_right, expected = _is_convertible(value, kind), inspect.formatannotation(kind).replace("typing.", "")
+            is_right, expected = _is_convertible(value, kind), _describe_annotation(kind)
         if not is_right:
             raise UserError(
                 f"--model-arg: {name} of {model.networks_name} is {describe_value(value)} ({value!r}). Expected: "
@@ -57,6 +58,13 @@ def _is_convertible(value: Any, annotation: Any) -> bool:
     except ValidationError:
         return False
     return True
+
+
+def _describe_annotation(annotation: Any) -> str:
+    """Return the values of an Enum, or the annotation as it stands in the file: `Optional[int]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return ", ".join(str(member.value) for member in annotation)
+    return inspect.formatannotation(annotation, MODULE).replace("typing.", "")
 
 
 def convert_argument(value: Any, annotation: Any) -> Any:

@@ -177,8 +177,8 @@ def load(path: Path) -> UserNetworks:
         _check_names(path, imported(), home)
     if name == MODULE and (late := find_known_late_import(home, files)):
         raise UserError(
-            f"--networks {path}: a function imports {late}, and would get what the program has imported by that name, "
-            "which a copy would lack. Expected: that import at the top of the file alone",
+            f"--networks {path}: a function imports {late}, a name that the program has imported before, and would get "
+            "that module. Expected: the import at the top of the file",
             code="bad-networks",
         )
     forbid_late_imports(home, files)

@@ -150,7 +150,7 @@ class _Contract(NetworkTrial):
         if (layer := self.sigmoids["discriminator"]) and self.config.optim.loss != OWN_LOSS:
             self.notes.append(
                 f"{layer} ends D with a sigmoid: its logits are in [0, 1], and --loss {self.config.optim.loss} takes "
-                "any number, as without nn.Sigmoid()"
+                "any number: leave out nn.Sigmoid()"
             )
 
     def check_output(self, name: str, output: Any, shape: tuple[int, ...], what: str) -> None:
@@ -204,8 +204,8 @@ class _Contract(NetworkTrial):
     def check_has_gradient(self, name: str, output: Tensor, what: str) -> None:
         if not output.requires_grad:
             raise self.contract_error(
-                f"{name} gives {what} without a gradient, as by detach(), .data or torch.no_grad(). Expected: none of "
-                "these on the way to it"
+                f"{name} gives {what} without a gradient, for example after detach(), .data or torch.no_grad(). "
+                "Expected: none of these on the way to it"
             )
 
     def check_gradients(self, generator: nn.Module, discriminator: nn.Module) -> None:

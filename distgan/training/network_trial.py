@@ -57,9 +57,9 @@ class NetworkTrial:
         except (UserError, torch.OutOfMemoryError):
             raise
         except (Exception, SystemExit) as error:
-            raise self.contract_error(f"{what} fails: {self.described(error)}{self.expected}", error) from error
+            raise self.contract_error(f"{what} fails: {self.describe(error)}{self.expected}", error) from error
 
-    def described(self, error: BaseException) -> str:
+    def describe(self, error: BaseException) -> str:
         return describe_error(error, self.root) if self.root else f"{type(error).__name__}: {error}"
 
     def copy(self, name: str, network: nn.Module, shard: BatchShard | None = None) -> nn.Module:
@@ -77,7 +77,7 @@ class NetworkTrial:
             expected = (
                 f". Expected: {takes}" if isinstance(error, TypeError) and "argument" in str(error) else self.expected
             )
-            raise self.contract_error(f"{watch.layer} fails: {self.described(error)}{expected}", error) from error
+            raise self.contract_error(f"{watch.layer} fails: {self.describe(error)}{expected}", error) from error
         self.draws[name] += [f"{layer}: {what}" for layer, what in watch.draws.items()]
         self.syncs += [f"{layer}: {what}" for layer, what in watch.syncs.items()]
         self.sigmoids[name] = watch.ending_sigmoid(output) if isinstance(output, Tensor) else ""

@@ -24,7 +24,7 @@ def check_precision(config: Config, device: torch.device, traits: Traits, precis
         return
     trial = NetworkTrial(config, device)
     trial.where += f": --precision {precision}"
-    trial.expected = ". Expected: --precision fp32, or operands of one dtype, as by x.to(weight.dtype)"
+    trial.expected = ". Expected: --precision fp32, or operands of one dtype, for example by x.to(weight.dtype)"
     with default_torch_state(), redirect_stdout(sys.stderr):
         torch.manual_seed(0)
         pair = build_generator(config.model), build_discriminator(config.model)

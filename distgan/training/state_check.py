@@ -23,14 +23,14 @@ def check_state(trial: NetworkTrial, name: str, network: nn.Module) -> None:
     for key, weight in network.named_parameters():
         if not torch.equal(weight, weights[key]):
             raise trial.contract_error(
-                f"{name}.{key} changes in forward, as by max_norm. Expected: weights that only a step changes"
+                f"{name}.{key} changes in forward, for example by max_norm. Expected: weights that only a step changes"
             )
     now = dict(network.named_buffers())
     for key, (value, old) in buffers.items():
         if now.get(key) is not value:
             raise trial.contract_error(
                 f"{name}.{key} is a new tensor after a pass, which leaves the old one in the moving average and in "
-                "graphs. Expected: a buffer that is changed in place, as by copy_() or add_()"
+                "graphs. Expected: a buffer that is changed in place, for example by copy_() or add_()"
             )
         if key not in saved and not torch.equal(value, old):
             raise trial.contract_error(
