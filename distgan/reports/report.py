@@ -138,7 +138,8 @@ class RunPage:
             if run.kind == "C-GAN"
             else "GAN without labels"
         )
-        clusters = f", conditioned on one of {config.model.clusters:,} clusters" if config.model.clusters else ""
+        link = " and on" if run.kind == "C-GAN" else ", conditioned on"
+        clusters = f"{link} one of {config.model.clusters:,} clusters" if config.model.clusters else ""
         preset = run.environment.get(str, "preset")
         num_images = run.environment.get(int, "data", "num_images")
         number = "" if num_images is None else f"{num_images:,} images, "
@@ -171,7 +172,8 @@ class RunPage:
                 f"Its quality was measured at step {quality.source.step:,}, but the run is now at step {run.step:,}; "
                 f"evaluate it again by distgan eval {shlex.quote(run.where)}"
             )
-        return notices + [text for text in (quality.notices if quality else []) if text not in notices]
+        known = [*notices, f"trained on {run.notice}"]  # as an evaluation says it
+        return notices + [text for text in (quality.notices if quality else []) if text not in known]
 
     @cached_property
     def frames(self) -> list[Shown]:

@@ -233,8 +233,10 @@ def test_what_files_say_is_escaped(tmp_path: Path) -> None:
 
 def test_data_that_is_not_mnist_is_said_at_the_top(tmp_path: Path) -> None:
     data = {"name": "digits", "notice": "scikit-learn's digits, not MNIST", "num_images": 17_970}
-    text = page(make_run(tmp_path / "run", environment=environment_of(data=data)))
+    quality = quality_of(notices=[f"trained on {data['notice']}"])  # as `distgan eval` records it
+    text = page(make_run(tmp_path / "run", environment=environment_of(data=data), quality=quality))
     assert text.index("not MNIST") < text.index("<nav")
+    assert text[: text.index("<nav")].count("not MNIST") == 1
     # By the metrics alone, where the environment is lost.
     run = make_run(tmp_path / "two", lines=training_lines(data="other digits"))
     (run / "environment.json").unlink()

@@ -118,6 +118,7 @@ def page_text(run: Path) -> str:
         ("GAN without labels", GAN, CGAN),
         (", conditioned on one of",
          GAN | config("model", name="vanilla", family="clustered", clusters=7), GAN),
+        ("the label and on one of 7 clusters", config("model", name="cgan", family="clustered", clusters=7), CGAN),
         ("; dcgan networks", config("model", name="cgan", family="dcgan"), {}),
         (", preset", {}, environment(preset=None)),
         ("mnist (60,000 images, 28 x 28, grey, 10 classes)", {}, environment(data={"name": "mnist"})),
