@@ -1,5 +1,6 @@
 """Faster forms of torch's layers, with equal weights and results up to rounding, and layers that draw from `noise`."""
 
+import itertools
 import math
 from functools import cache
 from typing import Any, Protocol
@@ -22,21 +23,84 @@ def channels_last(images: Tensor) -> Tensor:
 
 
 class TransposedConv2d(nn.ConvTranspose2d):
-    """nn.ConvTranspose2d; to one channel, where libraries are slow, computed as a convolution at the input's size.
+    """nn.ConvTranspose2d, computed in another form where torch's own is slow.
 
-    Of stride 2 each output pixel (2i + a, 2j + b) is a sum over a window of 3x3 around (i, j), with other weights for
-    each of the four (a, b): a convolution to four channels, shuffled (Shi et al. 2016, section 3.2).
+    To one channel with stride 2 it is a convolution at the input's size: each output pixel (2i + a, 2j + b) is a sum
+    over a window of 3x3 around (i, j), with other weights for each of the four (a, b), which makes a convolution to
+    four channels, shuffled (Shi et al. 2016, section 3.2). With stride 1, in float32 on a CPU, a kernel of 5x5 goes by
+    way of `fourier_convolve`, which takes a third of the time (LOG.md).
     """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: A002
         size, padding = self.kernel_size[0], self.padding[0]
         assert isinstance(padding, int)
-        doubles = self.stride == (2, 2) and size + self.output_padding[0] == 2 + 2 * padding
-        if self.out_channels > 1 or not doubles or output_size is not None:
+        if output_size is not None:
             return super().forward(input, output_size)
-        kernel = sub_pixel_kernel(self.weight, padding)
-        bias = None if self.bias is None else self.bias.repeat_interleave(4)
-        return F.pixel_shuffle(F.conv2d(input, kernel, bias, padding=kernel.shape[2] // 2), 2)
+        if self.out_channels == 1 and self.stride == (2, 2) and size + self.output_padding[0] == 2 + 2 * padding:
+            kernel = sub_pixel_kernel(self.weight, padding)
+            bias = None if self.bias is None else self.bias.repeat_interleave(4)
+            return F.pixel_shuffle(F.conv2d(input, kernel, bias, padding=kernel.shape[2] // 2), 2)
+        if self.stride == (1, 1) and size == 2 * padding + 1 == 5 and _is_faster_by_fourier(input):
+            outputs = fourier_convolve(input, self.weight.transpose(0, 1).flip(2, 3), padding)
+            return outputs if self.bias is None else outputs + self.bias[:, None, None]
+        return super().forward(input)
+
+
+def _is_faster_by_fourier(images: Tensor) -> bool:
+    """Whether `fourier_convolve` was measured to be faster: from 32 images on, of up to 16x16 pixels (LOG.md)."""
+    return len(images) >= 32 and images.shape[2] * images.shape[3] <= 256 and _is_plain_float32(images)
+
+
+def _is_plain_float32(images: Tensor) -> bool:
+    """Whether it is float32 on a CPU, outside autocast and torch.compile."""
+    in_float32 = images.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return in_float32 and images.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def fourier_convolve(images: Tensor, kernel: Tensor, padding: int) -> Tensor:
+    """Return F.conv2d(images, kernel, padding=padding) by way of the Fourier transform (Mathieu et al. 2014).
+
+    Per frequency it is one matrix product of channels: for 7x7 maps and a kernel of 5x5 a fifth of the multiplications.
+    The maps are small, so the transforms are matrix products too. `images` (N, C, H, W) and the result are fast with
+    their channels last in memory; `kernel` is (K, C, KH, KW) and `padding` less than KH and KW.
+    """
+    (num, channels, *size), (num_out, _, *taps) = images.shape, kernel.shape
+    outputs = [length + 2 * padding - tap + 1 for length, tap in zip(size, taps, strict=True)]
+    # The circular convolution wraps around: with this period only in outputs that the padding leaves out.
+    period = tuple(max(size[i] + padding, outputs[i] + taps[i] - 1 - padding) for i in (0, 1))
+    transform = _fourier_matrix(tuple(size), period)
+    spectrum = torch.matmul(transform, images.permute(0, 2, 3, 1).flatten(1, 2))
+    spectrum = spectrum.view(num, -1, 2 * channels).transpose(0, 1)
+    of_kernel = _fourier_matrix(tuple(taps), period, -padding) @ kernel.permute(2, 3, 1, 0).reshape(
+        -1, channels * num_out
+    )
+    real, imaginary = of_kernel.view(-1, 2, channels, num_out).unbind(1)
+    # Each tap reads the image ahead of it, so the kernel's spectrum is taken conjugate.
+    product = torch.cat([torch.cat([real, -imaginary], 2), torch.cat([imaginary, real], 2)], 1)
+    spectrum = torch.bmm(spectrum, product).transpose(0, 1).reshape(num, -1, num_out)
+    inverse = _fourier_matrix(tuple(outputs), period, inverse=True)
+    return torch.matmul(inverse, spectrum).view(num, *outputs, num_out).permute(0, 3, 1, 2)
+
+
+@cache
+def _fourier_matrix(size: tuple[int, ...], period: tuple[int, ...], start: int = 0, *, inverse: bool = False) -> Tensor:
+    """Return the transform of real maps of `size`, beginning at `start`: (2 * frequencies, H * W), or its inverse.
+
+    Of each frequency and its conjugate only one is kept; its real and imaginary part are neighbouring rows.
+    """
+    kept, weights = [], []
+    for y, x in itertools.product(range(period[0]), range(period[1])):
+        conjugate = (-y % period[0], -x % period[1])
+        if (y, x) <= conjugate:
+            kept.append((y / period[0], x / period[1]))
+            weights.append(1.0 if (y, x) == conjugate else 2.0)
+    places = list(itertools.product(range(start, start + size[0]), range(start, start + size[1])))
+    angles = 2 * math.pi * torch.tensor(kept, dtype=torch.float64) @ torch.tensor(places, dtype=torch.float64).T
+    waves = torch.stack([angles.cos(), -angles.sin()], 1)
+    if inverse:
+        waves = waves * torch.tensor(weights, dtype=torch.float64)[:, None, None] / math.prod(period)
+        return waves.flatten(0, 1).T.contiguous().float()
+    return waves.flatten(0, 1).float()
 
 
 def sub_pixel_kernel(weight: Tensor, padding: int) -> Tensor:
@@ -68,8 +132,7 @@ class Conv2d(nn.Conv2d):
         size, stride, padding = self.kernel_size[0], self.stride[0], self.padding[0]
         assert isinstance(padding, int)
         num_empty = -(-(padding + 1 - size) // stride)
-        is_float32 = input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if num_empty < 1 or not (self.weight.requires_grad and is_float32 and input.device.type == "cpu"):
+        if num_empty < 1 or not (self.weight.requires_grad and _is_plain_float32(input)):
             return super().forward(input)
         before = padding - num_empty * stride
         # F.conv2d pads both sides alike: what the far side needs besides is padded ahead (or cut off, below 0).

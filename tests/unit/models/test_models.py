@@ -8,7 +8,15 @@ from torch import nn
 from distgan.config.registry import FAMILIES, MODELS
 from distgan.config.schema import ModelConfig
 from distgan.models.base import build_discriminator, build_generator, num_parameters
-from distgan.models.layers import BatchNorm2d, ChannelsLastFlatten, Conv2d, ReadOut, TransposedConv2d, channels_last
+from distgan.models.layers import (
+    BatchNorm2d,
+    ChannelsLastFlatten,
+    Conv2d,
+    ReadOut,
+    TransposedConv2d,
+    channels_last,
+    fourier_convolve,
+)
 
 # The report's layers, counted by hand: D pads by 5, so its last layer has 10 * 10 * 128 inputs.
 SEED_G = 100 * 12_544 + 2 * 12_544 + 256 * 128 * 25 + 2 * 128 + 128 * 64 * 25 + 2 * 64 + 64 * 25
@@ -150,6 +158,34 @@ def test_transposed_convolution_takes_the_other_form_where_it_may(monkeypatch: M
     TransposedConv2d(6, 2, 5, stride=2, padding=2, output_padding=1)(torch.zeros(1, 6, 7, 7))
     TransposedConv2d(6, 1, 5, stride=1, padding=2)(torch.zeros(1, 6, 7, 7))
     assert taken == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "padding"),
+    [((7, 7), (5, 5), 2), ((6, 9), (5, 5), 2), ((4, 5), (3, 3), 0), ((5, 4), (2, 4), 1), ((3, 3), (4, 4), 3),
+     ((1, 1), (3, 3), 1)],
+)  # fmt: skip
+def test_fourier_convolution_is_torchs(size: tuple[int, int], kernel: tuple[int, int], padding: int) -> None:
+    images = torch.randn(4, 3, *size, requires_grad=True)
+    weight = torch.randn(6, 3, *kernel, requires_grad=True)
+    results = []
+    for output in (fourier_convolve(images, weight, padding), nn.functional.conv2d(images, weight, padding=padding)):
+        weights = torch.linspace(-1, 1, output.numel()).view_as(output)
+        results.append([output, *torch.autograd.grad((output * weights).sum(), [images, weight])])
+    for name, ours, theirs in zip(("output", "images", "kernel"), *results, strict=True):
+        assert ours.shape == theirs.shape
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=2e-5), name
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_transposed_convolution_by_fourier_is_torchs(bias: bool) -> None:
+    """Of 40 images; of 8 it is torch's own."""
+    layer = TransposedConv2d(6, 4, 5, stride=1, padding=2, bias=bias)
+    images = torch.randn(40, 6, 7, 7)
+    theirs = nn.ConvTranspose2d.forward(layer, images)
+    assert torch.allclose(layer(images), theirs, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(layer(images), theirs)
+    assert torch.equal(layer(images[:8]), nn.ConvTranspose2d.forward(layer, images[:8]))
 
 
 @pytest.mark.parametrize(
