@@ -13,7 +13,6 @@ docs/report_2023/. Names: gan, cgan, gan-fast, cgan-fast. An epoch is measured o
 import argparse
 import csv
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +30,7 @@ from distgan.checkpoint.format import read_state
 from distgan.evaluation.schema import Estimate, Quality
 from distgan.evaluation.targets import SETS, Evaluation, detect, list_targets, read_targets
 from distgan.reports.report2023 import check_claims
-from distgan.utils.figures import grid
+from distgan.utils.figures import TEXT_HEIGHT, draw_timeline, grid
 from distgan.utils.files import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,8 +38,14 @@ PAGE = ROOT / "docs" / "report_2023.md"
 PART = re.compile(r"(?<=<!-- measured: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 TITLES = {"gan": "GAN", "cgan": "C-GAN", "gan-fast": "GAN, fast recipe", "cgan-fast": "C-GAN, fast recipe"}
 COLOURS = {"gan": "#c4773a", "cgan": "#1f5f8b", "gan-fast": "#e0b58f", "cgan-fast": "#86b3d1"}
-# The epochs that the report shows or speaks of; 150 is its last.
-EPOCHS = {"gan": (1, 20, 42, 60, 82, 120, 129, 150), "cgan": (1, 13, 42, 80, 82, 120, 129, 150)}
+# The epochs that the report speaks of or shows; 150 is its last.
+EPOCHS = {
+    "gan": (1, 2, 5, 20, 42, 60, 82, 120, 150),
+    "cgan": (1, 2, 5, 13, 42, 80, 82, 120, 150),
+    "gan-fast": (1, 2, 3, 4, 5, 6),
+    "cgan-fast": (1, 2, 3, 4, 5, 6),
+}
+SHOWN = {"gan": (1, 20, 42, 81, 120, 129, 149), "cgan": (1, 13, 42, 81, 120, 129, 149)}
 EVERY = 10  # further epochs
 MEANS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 NUM_SAMPLES = 2000
@@ -74,18 +79,32 @@ def measure(name: str, run: Path, folder: Path, flags: Sequence[str]) -> None:
         command = [sys.executable, "-m", "distgan", "eval", str(path), "--json", "--out", str(run / f"eval-{step}")]
         done = subprocess.run([*command, *flags], stdout=subprocess.PIPE, text=True, check=True)
         quality = Quality.model_validate_json(done.stdout)
-        source = quality.source.model_copy(update={"what": path.name, "path": None, "command": ""})  # of this machine
+        source = quality.source.model_copy(
+            update={
+                "what": path.name,
+                "path": None,
+                "command": "",
+                "weights": None,
+                "reference": re.sub(r" /[^,]*,", "", quality.source.reference),
+            }
+        )  # without the paths of this machine
         with results.open("a") as file:
             file.write(quality.model_copy(update={"source": source}).model_dump_json(exclude_defaults=True) + "\n")
         print(f"{name}: epoch {epoch:g} evaluated", flush=True)
-    for epoch in EPOCHS.get(name, ()):
-        for path in (run / "samples").glob(f"epoch-{epoch:04d}.png"):
-            shutil.copy(path, folder / f"{name}-{epoch:03d}.png")
+    for epoch in SHOWN.get(name, ()):
+        checkpoint = run / "checkpoints" / f"step-{epoch * per_epoch:08d}"
+        if checkpoint.exists():
+            sample(checkpoint, folder / f"{name}-{epoch:03d}.png", 100)
     drawn = run / "samples.npz"
-    command = [sys.executable, "-m", "distgan", "sample", str(run), "--num", str(NUM_SAMPLES), "--out", str(drawn)]
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    sample(run, drawn, NUM_SAMPLES)
     with np.load(drawn) as arrays:
         np.savez_compressed(folder / f"{name}.npz", **arrays)
+
+
+def sample(source: Path, out: Path, num: int) -> None:
+    """Draw from the same z each time."""
+    command = [sys.executable, "-m", "distgan", "sample", str(source), "--num", str(num), "--out", str(out)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
 
 def read_qualities(path: Path) -> list[Quality]:
@@ -98,7 +117,7 @@ def read_qualities(path: Path) -> list[Quality]:
 
 
 class Row(NamedTuple):
-    """A line of NAME-epochs.csv: means over an epoch. `elapsed_s`: seconds of training alone since the start."""
+    """A line of NAME-epochs.csv: means over an epoch. `elapsed_s`: seconds of training since the start."""
 
     epoch: int
     d_loss: float
@@ -133,9 +152,14 @@ class Training:
     def at(self, epoch: int) -> Quality | None:
         return next((quality for quality in self.qualities if epoch_of(quality) == epoch), None)
 
+    @cached_property
+    def epoch_seconds(self) -> list[float]:
+        """Seconds of training of each epoch, as the clock had it."""
+        return [end - start for start, end in pairwise([0.0, *(row.elapsed_s for row in self.rows)])]
+
     def seconds_at(self, epoch: float) -> float:
-        """Return the seconds of training up to the end of an epoch."""
-        return next((row.elapsed_s for row in self.rows if row.epoch >= epoch), self.rows[-1].elapsed_s)
+        """Return the seconds of training up to an epoch, had each taken the median: some ran beside other work."""
+        return epoch * median(self.epoch_seconds)
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -203,6 +227,11 @@ SENTENCES = (
 )  # fmt: skip
 
 
+def pair_of(trainings: dict[str, Training]) -> list[Training]:
+    """Return the trainings of the report's presets."""
+    return [trainings[name] for name in ("gan", "cgan") if name in trainings]
+
+
 def missing(quality: Quality) -> set[int]:
     return {digit.digit for digit in quality.per_digit if digit.verdict == "missing"}
 
@@ -226,12 +255,13 @@ def write_sentences(trainings: dict[str, Training]) -> str:
     """Return the table of the report's sentences: those on an epoch, then those on the end."""
     rows: list[tuple[object, ...]] = []
     for each in SENTENCES:
-        training = trainings[each.name]
-        quality = training.at(each.epoch)
-        until = training.at(each.until) if each.until else None
+        quality, until = (
+            trainings[each.name].at(epoch) if epoch and each.name in trainings else None
+            for epoch in (each.epoch, each.until)
+        )
         at = f"{each.epoch} to {each.until}" if each.until else str(each.epoch)
         if quality is None or (each.until and until is None):
-            rows.append((training.title, at, each.text, each.rule, "not reached", ""))
+            rows.append((TITLES[each.name], at, each.text, each.rule, "not reached", ""))
             continue
         holds = overlap(quality.fcd, until.fcd) if until else each.holds(quality)
         evidence = f"FCD {quality.fcd:.1f}" + (f", then {until.fcd:.1f}" if until else "")
@@ -239,9 +269,8 @@ def write_sentences(trainings: dict[str, Training]) -> str:
             agreement = f", read as requested {percent(quality.agreement)}" if quality.agreement else ""
             well = ", ".join(map(str, made_well(quality))) or "none"
             evidence += f", recognisable {percent(quality.recognisable)}{agreement}; made well: {well}"
-        rows.append((training.title, at, each.text, each.rule, verdict(holds), evidence))
-    for name in ("gan", "cgan"):
-        training = trainings[name]
+        rows.append((TITLES[each.name], at, each.text, each.rule, verdict(holds), evidence))
+    for training in pair_of(trainings):
         epoch = f"{epoch_of(training.last):g}"
         for claim in check_claims(training.last):
             rows.append(
@@ -253,8 +282,7 @@ def write_sentences(trainings: dict[str, Training]) -> str:
 def write_losses(trainings: dict[str, Training]) -> str:
     """Return the table of the losses' directions, from the first to the last tenth of the epochs."""
     rows = []
-    for name in ("gan", "cgan"):
-        training = trainings[name]
+    for training in pair_of(trainings):
         part = max(1, len(training.rows) // 10)
         first, last = training.rows[:part], training.rows[-part:]
         means = {key: [fmean(getattr(row, key) for row in rows) for rows in (first, last)] for key in MEANS[:2]}
@@ -270,20 +298,33 @@ def write_digits(trainings: dict[str, Training]) -> str:
     rows = []
     for digit in range(10):
         cells = []
-        for name in ("gan", "cgan"):
-            found = trainings[name].last.per_digit[digit]
-            number = percent(found.agreement or found.share)
-            cells += [found.verdict, number]
+        for training in pair_of(trainings):
+            found = training.last.per_digit[digit]
+            cells += [found.verdict, percent(found.share)]
+            if found.agreement:
+                cells.append(percent(found.agreement))
         rows.append((digit, *cells))
-    return table(("digit", "GAN", "share of the images", "C-GAN", "read as requested"), rows)
+    head = ["digit"]
+    for training in pair_of(trainings):
+        head += [training.title, "share of the images", *["read as requested"] * training.is_conditional]
+    return table(head, rows)
+
+
+def write_confusions(trainings: dict[str, Training]) -> str:
+    """Return the ten most frequent confusions of the C-GAN's digits."""
+    rows = [
+        (f"{each.asked} as {each.read}", percent(each.share), percent(each.jury), each.seen_by)
+        for each in trainings["cgan"].last.confusions[:10]
+    ]
+    return table(("requested, read", "share", "of real images", "judges that find it, of three"), rows)
 
 
 def write_convergence(trainings: dict[str, Training]) -> str:
     """Return the epochs to convergence by three definitions."""
     targets = read_targets(SETS["mnist"])
     rows = []
-    for name, claimed in (("gan", 60), ("cgan", 80)):
-        training = trainings[name]
+    for training in pair_of(trainings):
+        claimed = 80 if training.is_conditional else 60
         evaluations, last = training.evaluations, training.last
         wanted = list_targets(targets.cgan if training.is_conditional else targets.vanilla)
         by_targets = detect(evaluations, wanted, 1)
@@ -313,12 +354,12 @@ def write_cost(trainings: dict[str, Training]) -> str:
     """Return seconds per epoch and memory of each training."""
     rows = []
     for training in trainings.values():
-        times = [0.0, *(row.elapsed_s for row in training.rows)]
-        epochs = [end - start for start, end in pairwise(times)]
-        memory = max(row.peak_memory_gib for row in training.rows)
-        spread = f"{median(epochs):.0f} ({min(epochs):.0f} to {max(epochs):.0f})"
-        rows.append((training.title, training.rows[-1].epoch, spread, f"{times[-1] / 3600:.2f}", f"{memory:.2f}"))
-    return table(("network", "epochs", "seconds per epoch, median (range)", "hours in all", "peak memory, GiB"), rows)
+        seconds, memory = training.epoch_seconds, max(row.peak_memory_gib for row in training.rows)
+        spread = f"{median(seconds):.0f} ({min(seconds):.0f} to {max(seconds):.0f})"
+        in_all = f"{len(seconds) * median(seconds) / 3600:.2f}"
+        rows.append((training.title, f"{epoch_of(training.last):g}", spread, in_all, f"{memory:.2f}"))
+    head = ("network", "epochs", "seconds per epoch, median (range)", "hours in all by the median", "peak memory, GiB")
+    return table(head, rows)
 
 
 def write_time(trainings: dict[str, Training]) -> str:
@@ -328,7 +369,7 @@ def write_time(trainings: dict[str, Training]) -> str:
         cells = []
         for training in trainings.values():
             done = [q for q in training.qualities if training.seconds_at(epoch_of(q)) <= 60 * minutes]
-            if not done or training.rows[-1].elapsed_s < 60 * minutes:
+            if not done or training.seconds_at(training.rows[-1].epoch) < 60 * minutes:
                 cells.append("")
                 continue
             cells.append(f"FCD {done[-1].fcd.value:.1f}, {score(done[-1]).value:.0%} (epoch {epoch_of(done[-1]):g})")
@@ -341,6 +382,7 @@ PARTS: dict[str, Callable[[dict[str, Training]], str]] = {
     "sentences": write_sentences,
     "losses": write_losses,
     "digits": write_digits,
+    "confusions": write_confusions,
     "convergence": write_convergence,
     "cost": write_cost,
     "time": write_time,
@@ -392,7 +434,7 @@ def draw_matrix(axes: Any, quality: Quality) -> None:
     shares = 100 * shares / shares.sum(1, keepdims=True)
     axes.imshow(shares, vmin=0, vmax=100, cmap="Blues")
     for (row, column), value in np.ndenumerate(shares):
-        if value >= 0.5:
+        if round(value) >= 1:
             axes.text(
                 column,
                 row,
@@ -429,7 +471,7 @@ def draw_side_by_side(trainings: Iterable[Training]) -> Image.Image:
 
 def draw(trainings: dict[str, Training], out: Path) -> None:
     """Draw the page's pictures into `out`."""
-    pair = [trainings["gan"], trainings["cgan"]]
+    pair = pair_of(trainings)
     losses = [partial(draw_curves, trainings=pair, key=key, title=title) for key, title in (
         ("d_loss", "D's loss"), ("g_loss", "G's loss"),
         ("real_logits", "D's logits of real images"), ("fake_logits", "D's logits of generated images"),
@@ -442,14 +484,28 @@ def draw(trainings: dict[str, Training], out: Path) -> None:
         (lambda quality: quality.coverage, "coverage"),
     )
     panels = [
-        partial(draw_quality, trainings=pair[1:] if pick is score else pair, pick=pick, title=title)
+        partial(draw_quality, trainings=pair[-1:] if pick is score else pair, pick=pick, title=title)
         for pick, title in picks
     ]
     save_panels(out / "quality.png", panels, "Measured at checkpoints; bars: 95 % intervals")
     save_panels(out / "digits.png", [partial(draw_digits, training=each) for each in pair], "Digits over the epochs",
-                heights=[3.2, 3.2], width=9)  # fmt: skip
+                heights=[3.2] * len(pair), width=9)  # fmt: skip
     save_panels(out / "confusion.png", [partial(draw_matrix, quality=trainings["cgan"].last)], "", heights=[5.0])
     draw_side_by_side(pair).save(out / "side-by-side.png")
+    for training in pair:
+        draw_stages(training).save(out / f"{training.name}-timeline.png")
+
+
+def draw_stages(training: Training) -> Image.Image:
+    """Return the first two rows of the grid of each epoch of SHOWN, below one another."""
+    frames = []
+    for epoch in SHOWN[training.name]:
+        path = training.folder / f"{training.name}-{epoch:03d}.png"
+        if path.exists():
+            with Image.open(path) as picture:
+                rows = picture.crop((0, 0, picture.width, TEXT_HEIGHT * training.is_conditional + 2 * 58))
+                frames.append((f"epoch {epoch}", rows.convert("RGB")))
+    return draw_timeline(frames, per_row=1)
 
 
 def written(text: str, trainings: dict[str, Training]) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from distgan.benchmark.measurement import Spread
 from distgan.benchmark.results import collect_facts
-from distgan.models.layers import sub_pixel_kernel
+from distgan.models.layers import fourier_convolve, sub_pixel_kernel
 from distgan.utils import devices
 from distgan.utils.files import write_json
 
@@ -67,14 +67,21 @@ def sub_pixel(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     return F.pixel_shuffle(F.conv2d(x, kernel, padding=kernel.shape[2] // 2), 2)
 
 
+def fourier(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Stride 1: distgan's form on a CPU, one matrix product per frequency."""
+    return fourier_convolve(x, weight.transpose(0, 1).flip(2, 3), SIZE - 1 - PADDING)
+
+
 def matmul_fold(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Compute what each pixel adds to its neighbourhood by one matmul, then sum it up."""
     columns = weight.flatten(1).t() @ x.flatten(2)
     return F.fold(columns, x.shape[-1] * stride, SIZE, padding=PADDING, stride=stride)
 
 
-def forms(layer: Layer) -> dict[str, Form]:
+def forms(layer: Layer, device: str, precision: str) -> dict[str, Form]:
     own = {"flipped convolution": flipped} if layer.stride == 1 else {"sub-pixel convolution": sub_pixel}
+    if layer.stride == 1 and (device, precision) == ("cpu", "no"):
+        own["Fourier transform"] = fourier
     return {"native": native, **own, "matmul and fold": matmul_fold}
 
 
@@ -187,14 +194,14 @@ def main() -> int:
     here |= {"command": harness.shown([sys.executable, *sys.argv])}
     rows: list[dict[str, Any]] = []
     for layer in LAYERS:
-        for name, form in forms(layer).items():
+        for name, form in forms(layer, args.device, "no").items():
             if (off := difference(layer, form, args.device)) > TOLERANCE:
                 raise SystemExit(f"{name} of {layer.name} is not the native one: it differs by {off:.1e}")
         for precision in ("no", "tf32", "bf16") if args.device == "cuda" else ("no", "bf16"):
             if args.device == "cuda":
                 devices.configure_cuda(is_tf32=precision == "tf32")
             first = None
-            for name, form in forms(layer).items():
+            for name, form in forms(layer, args.device, precision).items():
                 row = {"layer": layer.name, "form": name, "precision": precision.replace("no", "float32")}
                 try:
                     times = [measure(layer, form, args, precision, backward=each) for each in (False, True)]

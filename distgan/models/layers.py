@@ -2,9 +2,10 @@
 
 import itertools
 import math
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,12 +48,12 @@ class TransposedConv2d(nn.ConvTranspose2d):
 
 
 def _is_faster_by_fourier(images: Tensor) -> bool:
-    """Whether `fourier_convolve` was measured to be faster: from 32 images on, of up to 16x16 pixels (LOG.md)."""
+    """Return if `fourier_convolve` was measured to be faster: from 32 images on, of up to 16x16 pixels (LOG.md)."""
     return len(images) >= 32 and images.shape[2] * images.shape[3] <= 256 and _is_plain_float32(images)
 
 
 def _is_plain_float32(images: Tensor) -> bool:
-    """Whether it is float32 on a CPU, outside autocast and torch.compile."""
+    """Return if they are float32 on a CPU, outside autocast and torch.compile."""
     in_float32 = images.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return in_float32 and images.device.type == "cpu" and not torch.compiler.is_compiling()
 
@@ -68,22 +69,24 @@ def fourier_convolve(images: Tensor, kernel: Tensor, padding: int) -> Tensor:
     outputs = [length + 2 * padding - tap + 1 for length, tap in zip(size, taps, strict=True)]
     # The circular convolution wraps around: with this period only in outputs that the padding leaves out.
     period = tuple(max(size[i] + padding, outputs[i] + taps[i] - 1 - padding) for i in (0, 1))
-    transform = _fourier_matrix(tuple(size), period)
-    spectrum = torch.matmul(transform, images.permute(0, 2, 3, 1).flatten(1, 2))
+    transform = partial(_fourier_matrix, period=period, dtype=images.dtype)
+    spectrum = torch.matmul(transform(tuple(size)), images.permute(0, 2, 3, 1).flatten(1, 2))
     spectrum = spectrum.view(num, -1, 2 * channels).transpose(0, 1)
-    of_kernel = _fourier_matrix(tuple(taps), period, -padding) @ kernel.permute(2, 3, 1, 0).reshape(
-        -1, channels * num_out
-    )
+    of_kernel = transform(tuple(taps), start=-padding) @ kernel.permute(2, 3, 1, 0).flatten(2).flatten(0, 1)
     real, imaginary = of_kernel.view(-1, 2, channels, num_out).unbind(1)
     # Each tap reads the image ahead of it, so the kernel's spectrum is taken conjugate.
     product = torch.cat([torch.cat([real, -imaginary], 2), torch.cat([imaginary, real], 2)], 1)
     spectrum = torch.bmm(spectrum, product).transpose(0, 1).reshape(num, -1, num_out)
-    inverse = _fourier_matrix(tuple(outputs), period, inverse=True)
-    return torch.matmul(inverse, spectrum).view(num, *outputs, num_out).permute(0, 3, 1, 2)
+    return (
+        torch.matmul(transform(tuple(outputs), inverse=True), spectrum).view(num, *outputs, num_out).permute(0, 3, 1, 2)
+    )
 
 
 @cache
-def _fourier_matrix(size: tuple[int, ...], period: tuple[int, ...], start: int = 0, *, inverse: bool = False) -> Tensor:
+@torch.inference_mode(False)  # which the first caller may be in, and a later one trains
+def _fourier_matrix(
+    size: tuple[int, ...], *, period: tuple[int, ...], dtype: torch.dtype, start: int = 0, inverse: bool = False
+) -> Tensor:
     """Return the transform of real maps of `size`, beginning at `start`: (2 * frequencies, H * W), or its inverse.
 
     Of each frequency and its conjugate only one is kept; its real and imaginary part are neighbouring rows.
@@ -93,14 +96,15 @@ def _fourier_matrix(size: tuple[int, ...], period: tuple[int, ...], start: int =
         conjugate = (-y % period[0], -x % period[1])
         if (y, x) <= conjugate:
             kept.append((y / period[0], x / period[1]))
-            weights.append(1.0 if (y, x) == conjugate else 2.0)
+            weights.append(1 if (y, x) == conjugate else 2)
     places = list(itertools.product(range(start, start + size[0]), range(start, start + size[1])))
-    angles = 2 * math.pi * torch.tensor(kept, dtype=torch.float64) @ torch.tensor(places, dtype=torch.float64).T
-    waves = torch.stack([angles.cos(), -angles.sin()], 1)
+    # By NumPy, as torch may be set to another device.
+    angles = 2 * np.pi * np.array(kept) @ np.array(places).T
+    waves = np.stack([np.cos(angles), -np.sin(angles)], axis=1)
     if inverse:
-        waves = waves * torch.tensor(weights, dtype=torch.float64)[:, None, None] / math.prod(period)
-        return waves.flatten(0, 1).T.contiguous().float()
-    return waves.flatten(0, 1).float()
+        waves = (waves * np.reshape(weights, (-1, 1, 1)) / math.prod(period)).transpose(2, 0, 1)
+        return torch.from_numpy(waves.reshape(len(places), -1)).to(dtype)
+    return torch.from_numpy(waves.reshape(-1, len(places))).to(dtype)
 
 
 def sub_pixel_kernel(weight: Tensor, padding: int) -> Tensor:

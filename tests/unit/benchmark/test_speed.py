@@ -38,6 +38,7 @@ from distgan.distributed.runtime import Runtime
 from distgan.distributed.sharding import BatchShard
 from distgan.distributed.sync_batchnorm import convert_sync_batchnorm
 from distgan.errors import CommandFailed, UserError
+from distgan.models import layers
 from distgan.models.base import build_generator
 from distgan.training import session
 from distgan.training.engines.selection import EngineSelection
@@ -164,6 +165,20 @@ def test_a_files_loss_is_measured_as_it_is_trained_by_plain_loops_too(tmp_path: 
         fake = generator(common.draw_z(4, generator, CPU), labels)
         assert common.d_loss(discriminator, real, fake.detach(), labels, config)[0].isfinite()
         assert common.loss_of(config) is LOSSES["wgan-gp"]
+
+
+def test_plain_loops_compute_by_torchs_own_layers(monkeypatch: MonkeyPatch) -> None:
+    def never(*args: object) -> None:
+        raise AssertionError("distgan's form of a layer")
+
+    monkeypatch.setattr(layers, "fourier_convolve", never)
+    monkeypatch.setattr(layers, "sub_pixel_kernel", never)
+    monkeypatch.setattr(layers, "_mask", never)
+    config = Config(model=ModelConfig(name="vanilla", width=0.1))
+    generator, discriminator = common.build_networks(config)
+    with pytest.raises(AssertionError, match="distgan's form"):
+        build_generator(config.model)(torch.randn(32, 100), None)
+    assert discriminator(generator(torch.randn(32, 100), None), None).isfinite().all()
 
 
 def test_each_point_of_scaling_is_measured_once_and_trains_as_its_preset_does() -> None:

@@ -1,0 +1,74 @@
+"""The page about the 2023 report's trainings against the measurements that stand beside it."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = ROOT / "docs" / "report_2023.md"
+FOLDER = PAGE.with_suffix("")
+MAX_BYTES = 4 * 2**20
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    path = ROOT / "benchmarks" / "report_2023.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    assert spec.loader
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_numbers_are_those_of_the_measurements(script: ModuleType) -> None:
+    """`python benchmarks/report_2023.py page` would change nothing, and each part stands on the page."""
+    text = PAGE.read_text()
+    assert script.written(text, script.read_trainings(FOLDER)) == text
+    assert {part for part, _ in script.PART.findall(text)} == set(script.PARTS)
+
+
+def test_pictures_are_drawn_from_the_measurements(script: ModuleType, tmp_path: Path) -> None:
+    script.draw(script.read_trainings(FOLDER), tmp_path)
+    drawn = sorted(tmp_path.iterdir())
+    assert drawn
+    for path in drawn:
+        with Image.open(path) as ours, Image.open(FOLDER / path.name) as committed:
+            assert ours.size == committed.size, path.name
+            # Fonts differ between versions of matplotlib and Pillow by some pixels.
+            difference = np.abs(np.asarray(ours.convert("L"), int) - np.asarray(committed.convert("L"), int))
+            assert (difference > 64).mean() < 0.01, path.name
+
+
+def test_samples_are_arrays_as_distgan_sample_writes_them(script: ModuleType) -> None:
+    for training in script.pair_of(script.read_trainings(FOLDER)):
+        with np.load(FOLDER / f"{training.name}.npz") as arrays:
+            assert arrays["images"].shape == (script.NUM_SAMPLES, 28, 28)
+            assert arrays["images"].dtype == np.uint8
+            if training.is_conditional:
+                assert np.bincount(arrays["labels"]).tolist() == [script.NUM_SAMPLES // 10] * 10
+
+
+def test_folder_is_small_and_names_no_path_of_a_machine(script: ModuleType) -> None:
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= MAX_BYTES
+    for training in script.read_trainings(FOLDER).values():
+        for quality in training.qualities:
+            assert "/" not in quality.source.model_dump_json()
+
+
+def test_a_changed_measurement_changes_the_page(script: ModuleType, tmp_path: Path) -> None:
+    """So that the comparison above can fail."""
+    for path in FOLDER.iterdir():
+        if path.suffix in (".csv", ".jsonl"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    path = tmp_path / "cgan-epochs.csv"
+    lines = path.read_text().splitlines()
+    lines[-1] = lines[-1].replace(",1.", ",7.", 1)
+    path.write_text("\n".join(lines) + "\n")
+    text = PAGE.read_text()
+    assert script.written(text, script.read_trainings(tmp_path)) != text
