@@ -52,6 +52,8 @@ try:
 except distgan.errors.UserError as error:
     os.write(1, f"{error.code}\\n".encode())
 assert mine.gather(torch.tensor([mine.process_index])).tolist() == list(range(mine.num_processes))
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()  # a gloo group that is left open can abort the process at its exit
 """
 
 
