@@ -38,13 +38,14 @@ PAGE = ROOT / "docs" / "report_2023.md"
 PART = re.compile(r"(?<=<!-- measured: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 TITLES = {"gan": "GAN", "cgan": "C-GAN", "gan-fast": "GAN, fast recipe", "cgan-fast": "C-GAN, fast recipe"}
 COLOURS = {"gan": "#c4773a", "cgan": "#1f5f8b", "gan-fast": "#e0b58f", "cgan-fast": "#86b3d1"}
-# The epochs that the report speaks of or shows; 150 is its last.
+# The epochs that are evaluated beside every tenth: those that the report speaks of, and early ones.
 EPOCHS = {
     "gan": (1, 2, 5, 20, 42, 60, 82, 120, 150),
     "cgan": (1, 2, 5, 13, 42, 80, 82, 120, 150),
     "gan-fast": (1, 2, 3, 4, 5, 6),
     "cgan-fast": (1, 2, 3, 4, 5, 6),
 }
+# The epochs of its pictures; the C-GAN's first is added.
 SHOWN = {"gan": (1, 20, 42, 81, 120, 129, 149), "cgan": (1, 13, 42, 81, 120, 129, 149)}
 EVERY = 10  # further epochs
 MEANS = ("d_loss", "g_loss", "real_logits", "fake_logits")
@@ -76,35 +77,30 @@ def measure(name: str, run: Path, folder: Path, flags: Sequence[str]) -> None:
         is_last = path.resolve() == (run / "checkpoints" / "latest").resolve()
         if step in known or not (epoch in wanted or is_last):
             continue
-        command = [sys.executable, "-m", "distgan", "eval", str(path), "--json", "--out", str(run / f"eval-{step}")]
-        done = subprocess.run([*command, *flags], stdout=subprocess.PIPE, text=True, check=True)
-        quality = Quality.model_validate_json(done.stdout)
-        source = quality.source.model_copy(
-            update={
-                "what": path.name,
-                "path": None,
-                "command": "",
-                "weights": None,
-                "reference": re.sub(r" /[^,]*,", "", quality.source.reference),
-            }
-        )  # without the paths of this machine
+        printed = run_distgan("eval", str(path), "--json", "--out", str(run / f"eval-{step}"), *flags)
+        quality = Quality.model_validate_json(printed)
+        reference = re.sub(", /.*(?=, fingerprint)", "", quality.source.reference)
+        without_paths = {"what": path.name, "path": None, "command": "", "weights": None, "reference": reference}
+        source = quality.source.model_copy(update=without_paths)
         with results.open("a") as file:
             file.write(quality.model_copy(update={"source": source}).model_dump_json(exclude_defaults=True) + "\n")
         print(f"{name}: epoch {epoch:g} evaluated", flush=True)
     for epoch in SHOWN.get(name, ()):
         checkpoint = run / "checkpoints" / f"step-{epoch * per_epoch:08d}"
         if checkpoint.exists():
-            sample(checkpoint, folder / f"{name}-{epoch:03d}.png", 100)
+            run_distgan("sample", str(checkpoint), "--num", "100", "--out", str(folder / f"{name}-{epoch:03d}.png"))
     drawn = run / "samples.npz"
-    sample(run, drawn, NUM_SAMPLES)
+    run_distgan("sample", str(run), "--num", str(NUM_SAMPLES), "--out", str(drawn))
     with np.load(drawn) as arrays:
         np.savez_compressed(folder / f"{name}.npz", **arrays)
 
 
-def sample(source: Path, out: Path, num: int) -> None:
-    """Draw from the same z each time."""
-    command = [sys.executable, "-m", "distgan", "sample", str(source), "--num", str(num), "--out", str(out)]
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+def run_distgan(*words: str) -> str:
+    """Run a command of distgan and return what it prints. Its own message stands above an exit with its code."""
+    done = subprocess.run([sys.executable, "-m", "distgan", *words], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return done.stdout
 
 
 def read_qualities(path: Path) -> list[Quality]:
@@ -503,7 +499,8 @@ def draw_stages(training: Training) -> Image.Image:
         path = training.folder / f"{training.name}-{epoch:03d}.png"
         if path.exists():
             with Image.open(path) as picture:
-                rows = picture.crop((0, 0, picture.width, TEXT_HEIGHT * training.is_conditional + 2 * 58))
+                heads = TEXT_HEIGHT * training.is_conditional
+                rows = picture.crop((0, 0, picture.width, heads + 2 * (picture.height - heads) // 10))
                 frames.append((f"epoch {epoch}", rows.convert("RGB")))
     return draw_timeline(frames, per_row=1)
 
@@ -528,11 +525,18 @@ def main() -> None:
         for name, _, run in (text.partition("=") for text in options.runs):
             if name not in TITLES or not run:
                 parser.error(f"NAME=RUN: unknown ({name}={run}). Expected: NAME of {', '.join(TITLES)}")
+            if not (Path(run) / "checkpoints" / "latest").exists():
+                parser.error(f"NAME=RUN: no checkpoints ({run}). Expected: a run trained with --keep 200")
             measure(name, Path(run), folder, flags)
         return
     trainings = read_trainings(folder)
+    if "cgan" not in trainings or not options.page.exists():
+        parser.error(f"--page: not there, or without measurements ({options.page}). Expected: measure cgan=RUN first")
+    text = options.page.read_text()
+    if unknown := {part for part, _ in PART.findall(text)} - PARTS.keys():
+        parser.error(f"{options.page}: unknown parts ({', '.join(unknown)}). Expected: of {', '.join(PARTS)}")
     draw(trainings, folder)
-    options.page.write_text(written(options.page.read_text(), trainings))
+    options.page.write_text(written(text, trainings))
 
 
 if __name__ == "__main__":

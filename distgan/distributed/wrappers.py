@@ -43,7 +43,7 @@ class WrappedNetwork:
         try:
             return self._wrapped(*inputs)
         except RuntimeError as error:
-            # Of the last backward pass, where an earlier one of its step had a gradient for the parameter.
+            # DDP notices in the next forward pass that the last backward pass of a step left a parameter out.
             if self._is_ddp and _UNFINISHED in str(error):
                 found = re.search(r"did not receive grad for rank \d+:((?: \d+)+)", str(error))
                 self.check_left_out([int(index) for index in found[1].split()] if found else [])

@@ -74,7 +74,7 @@ def fourier_convolve(images: Tensor, kernel: Tensor, padding: int) -> Tensor:
     spectrum = spectrum.view(num, -1, 2 * channels).transpose(0, 1)
     of_kernel = transform(tuple(taps), start=-padding) @ kernel.permute(2, 3, 1, 0).flatten(2).flatten(0, 1)
     real, imaginary = of_kernel.view(-1, 2, channels, num_out).unbind(1)
-    # Each tap reads the image ahead of it, so the kernel's spectrum is taken conjugate.
+    # F.conv2d is a cross-correlation: the image's spectrum times the complex conjugate of the kernel's.
     product = torch.cat([torch.cat([real, -imaginary], 2), torch.cat([imaginary, real], 2)], 1)
     spectrum = torch.bmm(spectrum, product).transpose(0, 1).reshape(num, -1, num_out)
     return (

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from helpers.runs import Capture, MonkeyPatch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,9 +41,10 @@ def test_pictures_are_drawn_from_the_measurements(script: ModuleType, tmp_path: 
     for path in drawn:
         with Image.open(path) as ours, Image.open(FOLDER / path.name) as committed:
             assert ours.size == committed.size, path.name
-            # Fonts differ between versions of matplotlib and Pillow by some pixels.
             difference = np.abs(np.asarray(ours.convert("L"), int) - np.asarray(committed.convert("L"), int))
-            assert (difference > 64).mean() < 0.01, path.name
+            # Versions of matplotlib differ in their text.
+            is_same_version = ours.info.get("Software") == committed.info.get("Software")
+            assert (difference > 64).mean() < (0.0005 if is_same_version else 0.01), path.name
 
 
 def test_samples_are_arrays_as_distgan_sample_writes_them(script: ModuleType) -> None:
@@ -72,3 +74,27 @@ def test_a_changed_measurement_changes_the_page(script: ModuleType, tmp_path: Pa
     path.write_text("\n".join(lines) + "\n")
     text = PAGE.read_text()
     assert script.written(text, script.read_trainings(tmp_path)) != text
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [(["measure", "cgn=runs/x"], "cgn=runs/x"), (["measure", "cgan=runs/nowhere"], "runs/nowhere"),
+     (["page", "--page", "none.md"], "none.md"), (["page", "--page", "typo.md"], "typo.md")],
+)  # fmt: skip
+def test_a_wrong_input_is_one_line_and_changes_nothing(
+    script: ModuleType, words: list[str], named: str, tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("typo").mkdir()
+    for name in ("cgan-epochs.csv", "cgan-quality.jsonl"):
+        (Path("typo") / name).write_bytes((FOLDER / name).read_bytes())
+    Path("typo.md").write_text("<!-- measured: typo -->\n<!-- end -->\n")
+    before = sorted(Path().rglob("*"))
+    monkeypatch.setattr(sys, "argv", ["report_2023.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        script.main()
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert named in last
+    assert "Expected: " in last
+    assert sorted(Path().rglob("*")) == before
