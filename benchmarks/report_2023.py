@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from itertools import groupby, pairwise
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, quantiles
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +48,7 @@ EPOCHS = {
 # The epochs of its pictures; the C-GAN's first is added.
 SHOWN = {"gan": (1, 20, 42, 81, 120, 129, 149), "cgan": (1, 13, 42, 81, 120, 129, 149)}
 EVERY = 10  # further epochs
+NUM_EPOCHS = 150
 MEANS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 NUM_SAMPLES = 2000
 MINUTES = (1, 2, 5, 10, 20, 40, 80, 160)
@@ -70,7 +71,7 @@ def measure(name: str, run: Path, folder: Path, flags: Sequence[str]) -> None:
             rows.writerow((epoch, *means, f"{values[-1]['elapsed_s']:.1f}", values[-1].get("peak_memory_gib")))
     results = folder / f"{name}-quality.jsonl"
     known = {quality.source.step for quality in read_qualities(results)}
-    wanted = {*EPOCHS.get(name, ()), *range(EVERY, 151, EVERY)}
+    wanted = {*EPOCHS.get(name, ()), *range(EVERY, NUM_EPOCHS + 1, EVERY)}
     for path in sorted((run / "checkpoints").glob("step-????????")):
         step = int(path.name[5:])
         epoch = step / per_epoch
@@ -89,6 +90,8 @@ def measure(name: str, run: Path, folder: Path, flags: Sequence[str]) -> None:
         checkpoint = run / "checkpoints" / f"step-{epoch * per_epoch:08d}"
         if checkpoint.exists():
             run_distgan("sample", str(checkpoint), "--num", "100", "--out", str(folder / f"{name}-{epoch:03d}.png"))
+    if name not in SHOWN:
+        return
     drawn = run / "samples.npz"
     run_distgan("sample", str(run), "--num", str(NUM_SAMPLES), "--out", str(drawn))
     with np.load(drawn) as arrays:
@@ -144,6 +147,10 @@ class Training:
     @property
     def last(self) -> Quality:
         return self.qualities[-1]
+
+    @property
+    def is_complete(self) -> bool:
+        return epoch_of(self.last) >= NUM_EPOCHS
 
     def at(self, epoch: int) -> Quality | None:
         return next((quality for quality in self.qualities if epoch_of(quality) == epoch), None)
@@ -267,11 +274,9 @@ def write_sentences(trainings: dict[str, Training]) -> str:
             evidence += f", recognisable {percent(quality.recognisable)}{agreement}; made well: {well}"
         rows.append((TITLES[each.name], at, each.text, each.rule, verdict(holds), evidence))
     for training in pair_of(trainings):
-        epoch = f"{epoch_of(training.last):g}"
         for claim in check_claims(training.last):
-            rows.append(
-                (training.title, epoch, claim.sentence, "as `distgan report`", verdict(claim.holds), claim.evidence)
-            )
+            found = (verdict(claim.holds), claim.evidence) if training.is_complete else ("not reached", "")
+            rows.append((training.title, NUM_EPOCHS, claim.sentence, "as `distgan report`", *found))
     return table(("network", "epoch", "the report", "measured as", "holds", "measured"), rows)
 
 
@@ -302,7 +307,8 @@ def write_digits(trainings: dict[str, Training]) -> str:
         rows.append((digit, *cells))
     head = ["digit"]
     for training in pair_of(trainings):
-        head += [training.title, "share of the images", *["read as requested"] * training.is_conditional]
+        title = f"{training.title}, epoch {epoch_of(training.last):g}"
+        head += [title, "share of the images", *["read as requested"] * training.is_conditional]
     return table(head, rows)
 
 
@@ -328,11 +334,10 @@ def write_convergence(trainings: dict[str, Training]) -> str:
         best = min(quality.fcd.value for quality in training.qualities)
         near_best = next((epoch_of(q) for q in training.qualities if q.fcd.value <= 1.1 * best), None)
         same = next((epoch_of(q) for q in training.qualities if overlap(score(q), score(last))), None)
-        end = f"not in {epoch_of(last):g}"
+        end = f"not in {epoch_of(last):g}" + " so far" * (not training.is_complete)
         why = f" ({by_targets.why}; missed: {', '.join(by_targets.targets)})" if met is None else ""
-        rows.append(
-            (training.title, claimed, f"{met:g}" if met is not None else end + why, number(near_best), number(same))
-        )
+        others = (number(near_best), number(same)) if training.is_complete else ("not reached", "not reached")
+        rows.append((training.title, claimed, f"{met:g}" if met is not None else end + why, *others))
     head = ("network", "the report", "targets of convergence.md, held once more", "FCD within 10 % of its best",
             "as often recognised as at the end")  # fmt: skip
     return table(head, rows)
@@ -346,15 +351,55 @@ def score(quality: Quality) -> Estimate:
     return quality.agreement or quality.recognisable
 
 
+def write_comparison(trainings: dict[str, Training]) -> str:
+    """Return the report's comparison of its two networks, at the last epoch at which both were evaluated.
+
+    A training is faster if the middle halves of its seconds per epoch do not overlap.
+    """
+    if len(pair := pair_of(trainings)) < 2:
+        return "The GAN was not measured."
+    epoch = max({epoch_of(q) for q in pair[0].qualities} & {epoch_of(q) for q in pair[1].qualities})
+    at = [next(q for q in training.qualities if epoch_of(q) == epoch) for training in pair]
+    seconds = [quantiles(training.epoch_seconds, n=4) for training in pair]
+    fcd, recognisable, coverage = ([getattr(q, key) for q in at] for key in ("fcd", "recognisable", "coverage"))
+    rows = (
+        ("the GAN's images are better", verdict(less(*fcd)), "FCD", *(f"{each:.1f}" for each in fcd)),
+        ("the C-GAN's are recognisable", verdict(less(*recognisable)), "share recognisable, above the GAN's",
+         *map(percent, recognisable)),
+        ("the GAN trains faster", verdict(seconds[0][2] < seconds[1][0]), "seconds per epoch, median",
+         *(f"{each[1]:.0f} ({each[0]:.0f} to {each[2]:.0f})" for each in seconds)),
+        ("the GAN does not hold all digits", verdict(bool(missing(at[0]))), "missing digits", *map(digits_missing, at)),
+        ("the C-GAN holds all digits", verdict(not missing(at[1])), "missing digits", *map(digits_missing, at)),
+        ("the C-GAN is more diverse", verdict(less(*coverage)), "coverage of the real images", *map(percent, coverage)),
+    )  # fmt: skip
+    return table(("the report", "holds", "measured as", *(f"{each.title}, epoch {epoch:g}" for each in pair)), rows)
+
+
+def less(one: Estimate, other: Estimate) -> bool | None:
+    """Return if `one` is less than `other`, None where their intervals overlap."""
+    return None if overlap(one, other) else one.value < other.value
+
+
+def digits_missing(quality: Quality) -> str:
+    return ", ".join(map(str, sorted(missing(quality)))) or "none"
+
+
 def write_cost(trainings: dict[str, Training]) -> str:
-    """Return seconds per epoch and memory of each training."""
+    """Return seconds per epoch and memory of each training. The middle half leaves out most of what ran beside it."""
     rows = []
     for training in trainings.values():
         seconds, memory = training.epoch_seconds, max(row.peak_memory_gib for row in training.rows)
-        spread = f"{median(seconds):.0f} ({min(seconds):.0f} to {max(seconds):.0f})"
+        low, middle, high = quantiles(seconds, n=4)
+        spread = f"{middle:.0f} ({low:.0f} to {high:.0f})"
         in_all = f"{len(seconds) * median(seconds) / 3600:.2f}"
         rows.append((training.title, f"{epoch_of(training.last):g}", spread, in_all, f"{memory:.2f}"))
-    head = ("network", "epochs", "seconds per epoch, median (range)", "hours in all by the median", "peak memory, GiB")
+    head = (
+        "network",
+        "epochs",
+        "seconds per epoch, median (middle half)",
+        "hours in all by the median",
+        "peak memory, GiB",
+    )
     return table(head, rows)
 
 
@@ -380,6 +425,7 @@ PARTS: dict[str, Callable[[dict[str, Training]], str]] = {
     "digits": write_digits,
     "confusions": write_confusions,
     "convergence": write_convergence,
+    "comparison": write_comparison,
     "cost": write_cost,
     "time": write_time,
 }
