@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from itertools import groupby, pairwise
 from pathlib import Path
-from statistics import fmean, median, quantiles
+from statistics import fmean, quantiles
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +58,7 @@ MINUTES = (1, 2, 5, 10, 20, 40, 80, 160)
 
 
 def measure(name: str, run: Path, folder: Path, flags: Sequence[str]) -> None:
-    """Write the metrics by epoch, an evaluation of each epoch of the report and every tenth, pictures, and samples."""
+    """Write the metrics by epoch, an evaluation of each epoch of the report and every tenth, and for SHOWN samples."""
     folder.mkdir(parents=True, exist_ok=True)
     per_epoch = read_state(run / "checkpoints" / "latest").steps_per_epoch
     lines = [line for line in read_metrics(run / "metrics.jsonl") if "d_loss" in line]
@@ -86,12 +86,12 @@ def measure(name: str, run: Path, folder: Path, flags: Sequence[str]) -> None:
         with results.open("a") as file:
             file.write(quality.model_copy(update={"source": source}).model_dump_json(exclude_defaults=True) + "\n")
         print(f"{name}: epoch {epoch:g} evaluated", flush=True)
-    for epoch in SHOWN.get(name, ()):
+    if name not in SHOWN:
+        return
+    for epoch in SHOWN[name]:
         checkpoint = run / "checkpoints" / f"step-{epoch * per_epoch:08d}"
         if checkpoint.exists():
             run_distgan("sample", str(checkpoint), "--num", "100", "--out", str(folder / f"{name}-{epoch:03d}.png"))
-    if name not in SHOWN:
-        return
     drawn = run / "samples.npz"
     run_distgan("sample", str(run), "--num", str(NUM_SAMPLES), "--out", str(drawn))
     with np.load(drawn) as arrays:
@@ -160,9 +160,15 @@ class Training:
         """Seconds of training of each epoch, as the clock had it."""
         return [end - start for start, end in pairwise([0.0, *(row.elapsed_s for row in self.rows)])]
 
+    @property
+    def epoch_quarters(self) -> list[float]:
+        """The median of `epoch_seconds` between the ends of their middle half, which leaves out most of what waited."""
+        seconds = self.epoch_seconds
+        return quantiles(seconds, n=4) if len(seconds) > 1 else 3 * seconds
+
     def seconds_at(self, epoch: float) -> float:
         """Return the seconds of training up to an epoch, had each taken the median: some ran beside other work."""
-        return epoch * median(self.epoch_seconds)
+        return epoch * self.epoch_quarters[1]
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -358,16 +364,19 @@ def write_comparison(trainings: dict[str, Training]) -> str:
     """
     if len(pair := pair_of(trainings)) < 2:
         return "The GAN was not measured."
-    epoch = max({epoch_of(q) for q in pair[0].qualities} & {epoch_of(q) for q in pair[1].qualities})
-    at = [next(q for q in training.qualities if epoch_of(q) == epoch) for training in pair]
-    seconds = [quantiles(training.epoch_seconds, n=4) for training in pair]
+    of_both = set.intersection(*({epoch_of(quality) for quality in training.qualities} for training in pair))
+    if not of_both:
+        return "No epoch was evaluated of both."
+    epoch = max(of_both)
+    at = [quality for training in pair for quality in training.qualities if epoch_of(quality) == epoch]
+    seconds = [training.epoch_quarters for training in pair]
     fcd, recognisable, coverage = ([getattr(q, key) for q in at] for key in ("fcd", "recognisable", "coverage"))
     rows = (
         ("the GAN's images are better", verdict(less(*fcd)), "FCD", *(f"{each:.1f}" for each in fcd)),
         ("the C-GAN's are recognisable", verdict(less(*recognisable)), "share recognisable, above the GAN's",
          *map(percent, recognisable)),
         ("the GAN trains faster", verdict(seconds[0][2] < seconds[1][0]), "seconds per epoch, median",
-         *(f"{each[1]:.0f} ({each[0]:.0f} to {each[2]:.0f})" for each in seconds)),
+         *map(middle_half, seconds)),
         ("the GAN does not hold all digits", verdict(bool(missing(at[0]))), "missing digits", *map(digits_missing, at)),
         ("the C-GAN holds all digits", verdict(not missing(at[1])), "missing digits", *map(digits_missing, at)),
         ("the C-GAN is more diverse", verdict(less(*coverage)), "coverage of the real images", *map(percent, coverage)),
@@ -380,19 +389,22 @@ def less(one: Estimate, other: Estimate) -> bool | None:
     return None if overlap(one, other) else one.value < other.value
 
 
+def middle_half(quarters: Sequence[float]) -> str:
+    low, middle, high = quarters
+    return f"{middle:.0f} ({low:.0f} to {high:.0f})"
+
+
 def digits_missing(quality: Quality) -> str:
     return ", ".join(map(str, sorted(missing(quality)))) or "none"
 
 
 def write_cost(trainings: dict[str, Training]) -> str:
-    """Return seconds per epoch and memory of each training. The middle half leaves out most of what ran beside it."""
+    """Return seconds per epoch and memory of each training."""
     rows = []
     for training in trainings.values():
-        seconds, memory = training.epoch_seconds, max(row.peak_memory_gib for row in training.rows)
-        low, middle, high = quantiles(seconds, n=4)
-        spread = f"{middle:.0f} ({low:.0f} to {high:.0f})"
-        in_all = f"{len(seconds) * median(seconds) / 3600:.2f}"
-        rows.append((training.title, f"{epoch_of(training.last):g}", spread, in_all, f"{memory:.2f}"))
+        quarters, memory = training.epoch_quarters, max(row.peak_memory_gib for row in training.rows)
+        hours = f"{len(training.rows) * quarters[1] / 3600:.2f}"
+        rows.append((training.title, f"{epoch_of(training.last):g}", middle_half(quarters), hours, f"{memory:.2f}"))
     head = (
         "network",
         "epochs",
@@ -557,7 +569,7 @@ def written(text: str, trainings: dict[str, Training]) -> str:
 
 
 def read_trainings(folder: Path) -> dict[str, Training]:
-    return {name: Training(name, folder) for name in TITLES if (folder / f"{name}-epochs.csv").exists()}
+    return {name: Training(name, folder) for name in TITLES if (folder / f"{name}-quality.jsonl").exists()}
 
 
 def main() -> None:

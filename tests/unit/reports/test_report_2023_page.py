@@ -76,6 +76,22 @@ def test_a_changed_measurement_changes_the_page(script: ModuleType, tmp_path: Pa
     assert script.written(text, script.read_trainings(tmp_path)) != text
 
 
+@pytest.mark.parametrize(("first", "says"), [(0, "| GAN, epoch 1 |"), (4, "No epoch was evaluated of both.")])
+def test_a_training_that_has_just_begun_is_not_judged_as_ended(
+    script: ModuleType, first: int, says: str, tmp_path: Path
+) -> None:
+    """The GAN has one epoch, and the C-GAN was evaluated at the same or at another one."""
+    for name, begin in (("gan", 0), ("cgan", first)):
+        for file, lines in ((f"{name}-epochs.csv", range(2)), (f"{name}-quality.jsonl", range(begin, begin + 1))):
+            text = (FOLDER / file).read_text().splitlines()
+            (tmp_path / file).write_text("".join(f"{text[line]}\n" for line in lines))
+    page = script.written(PAGE.read_text(), script.read_trainings(tmp_path))
+    assert says in page
+    ends = [line for line in page.splitlines() if "as `distgan report`" in line]
+    assert len(ends) == 8
+    assert all("| not reached |" in line for line in ends)
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [(["measure", "cgn=runs/x"], "cgn=runs/x"), (["measure", "cgan=runs/nowhere"], "runs/nowhere"),
