@@ -51,7 +51,7 @@ EVERY = 10  # further epochs
 NUM_EPOCHS = 150
 MEANS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 NUM_SAMPLES = 2000
-MINUTES = (1, 2, 5, 10, 20, 40, 80, 160)
+MINUTES = (1, 2, 5, 10, 20, 40, 80, 160, 320)
 
 
 # -- Measure --
