@@ -149,6 +149,10 @@ class Training:
         return self.qualities[-1]
 
     @property
+    def title_at_last(self) -> str:
+        return f"{self.title}, epoch {epoch_of(self.last):g}"
+
+    @property
     def is_complete(self) -> bool:
         return epoch_of(self.last) >= NUM_EPOCHS
 
@@ -313,8 +317,7 @@ def write_digits(trainings: dict[str, Training]) -> str:
         rows.append((digit, *cells))
     head = ["digit"]
     for training in pair_of(trainings):
-        title = f"{training.title}, epoch {epoch_of(training.last):g}"
-        head += [title, "share of the images", *["read as requested"] * training.is_conditional]
+        head += [training.title_at_last, "share of the images", *["read as requested"] * training.is_conditional]
     return table(head, rows)
 
 
@@ -513,7 +516,7 @@ def draw_side_by_side(trainings: Iterable[Training]) -> Image.Image:
             if "labels" in arrays:
                 order = [np.flatnonzero(arrays["labels"] == digit)[:5] for digit in range(10)]
                 images = images[np.stack(order, axis=1).reshape(-1)]
-        pictures.append(grid(images[:50], 10, caption=f"{training.title}, epoch {epoch_of(training.last):g}"))
+        pictures.append(grid(images[:50], 10, caption=training.title_at_last))
     gap = 16
     sheet = Image.new("RGB", (sum(p.width for p in pictures) + gap * (len(pictures) - 1), pictures[0].height), "white")
     left = 0
