@@ -588,6 +588,8 @@ def main() -> None:
                 parser.error(f"NAME=RUN: unknown ({name}={run}). Expected: NAME of {', '.join(TITLES)}")
             if not (Path(run) / "checkpoints" / "latest").exists():
                 parser.error(f"NAME=RUN: no checkpoints ({run}). Expected: a run trained with --keep 200")
+            if not (Path(run) / "metrics.jsonl").exists():
+                parser.error(f"NAME=RUN: no metrics.jsonl ({run}). Expected: the whole folder of a run")
             measure(name, Path(run), folder, flags)
         return
     trainings = read_trainings(folder)

@@ -95,6 +95,7 @@ def test_a_training_that_has_just_begun_is_not_judged_as_ended(
 @pytest.mark.parametrize(
     ("words", "named"),
     [(["measure", "cgn=runs/x"], "cgn=runs/x"), (["measure", "cgan=runs/nowhere"], "runs/nowhere"),
+     (["measure", "cgan=bare"], "no metrics.jsonl (bare)"),
      (["page", "--page", "none.md"], "none.md"), (["page", "--page", "typo.md"], "typo.md")],
 )  # fmt: skip
 def test_a_wrong_input_is_one_line_and_changes_nothing(
@@ -102,6 +103,7 @@ def test_a_wrong_input_is_one_line_and_changes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("typo").mkdir()
+    Path("bare/checkpoints/latest").mkdir(parents=True)
     for name in ("cgan-epochs.csv", "cgan-quality.jsonl"):
         (Path("typo") / name).write_bytes((FOLDER / name).read_bytes())
     Path("typo.md").write_text("<!-- measured: typo -->\n<!-- end -->\n")
