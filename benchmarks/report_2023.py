@@ -589,7 +589,7 @@ def main() -> None:
             if not (Path(run) / "checkpoints" / "latest").exists():
                 parser.error(f"NAME=RUN: no checkpoints ({run}). Expected: a run trained with --keep 200")
             if not (Path(run) / "metrics.jsonl").exists():
-                parser.error(f"NAME=RUN: no metrics.jsonl ({run}). Expected: the whole folder of a run")
+                parser.error(f"NAME=RUN: no metrics.jsonl ({run}). Expected: the folder that training wrote")
             measure(name, Path(run), folder, flags)
         return
     trainings = read_trainings(folder)

@@ -66,7 +66,7 @@ def test_the_families_fit_without_a_note(family: str, name: str) -> None:
     assert check_contract(config, CPU) == Traits()
 
 
-# -- refusals ----------------------------------------------------------------------------------------------
+# -- rejections --------------------------------------------------------------------------------------------
 
 G_LINE, D_LINE = "return self.main(z).view(-1, *self.shape)", "features = self.features(images)"
 FORWARD = "    def forward(self, z"
@@ -537,7 +537,7 @@ def test_a_buffer_that_a_batch_sets_is_for_one_process(tmp_path: Path, monkeypat
         check(tmp_path, text)
 
 
-def test_parts_of_a_batch_are_refused_where_rows_are_mixed(tmp_path: Path) -> None:
+def test_parts_of_a_batch_are_rejected_where_rows_are_mixed(tmp_path: Path) -> None:
     (tmp_path / "my_gan.py").write_text(HEAD + TRAINS["dcgan"][0])
     model = ModelConfig(networks=str(tmp_path / "my_gan.py"), images=SPEC)
     config = load_networks(Config(model=model, optim=OptimConfig(d_microbatches=2)))
