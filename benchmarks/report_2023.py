@@ -583,13 +583,15 @@ def main() -> None:
     options, flags = parser.parse_known_args()
     folder = options.page.with_suffix("")
     if options.action == "measure":
-        for name, _, run in (text.partition("=") for text in options.runs):
+        runs = [(name, run) for name, _, run in (text.partition("=") for text in options.runs)]
+        for name, run in runs:
             if name not in TITLES or not run:
                 parser.error(f"NAME=RUN: unknown ({name}={run}). Expected: NAME of {', '.join(TITLES)}")
             if not (Path(run) / "checkpoints" / "latest").exists():
                 parser.error(f"NAME=RUN: no checkpoints ({run}). Expected: a run trained with --keep 200")
             if not (Path(run) / "metrics.jsonl").exists():
                 parser.error(f"NAME=RUN: no metrics.jsonl ({run}). Expected: the folder that training wrote")
+        for name, run in runs:
             measure(name, Path(run), folder, flags)
         return
     trainings = read_trainings(folder)

@@ -96,6 +96,7 @@ def test_a_training_that_has_just_begun_is_not_judged_as_ended(
     ("words", "named"),
     [(["measure", "cgn=runs/x"], "cgn=runs/x"), (["measure", "cgan=runs/nowhere"], "runs/nowhere"),
      (["measure", "cgan=bare"], "no metrics.jsonl (bare)"),
+     (["measure", "cgan=trained", "gan=bare"], "no metrics.jsonl (bare)"),
      (["page", "--page", "none.md"], "none.md"), (["page", "--page", "typo.md"], "typo.md")],
 )  # fmt: skip
 def test_a_wrong_input_is_one_line_and_changes_nothing(
@@ -103,7 +104,9 @@ def test_a_wrong_input_is_one_line_and_changes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("typo").mkdir()
-    Path("bare/checkpoints/latest").mkdir(parents=True)
+    for run in ("bare", "trained"):
+        Path(run, "checkpoints", "latest").mkdir(parents=True)
+    Path("trained/metrics.jsonl").touch()
     for name in ("cgan-epochs.csv", "cgan-quality.jsonl"):
         (Path("typo") / name).write_bytes((FOLDER / name).read_bytes())
     Path("typo.md").write_text("<!-- measured: typo -->\n<!-- end -->\n")
