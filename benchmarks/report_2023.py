@@ -16,27 +16,38 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property, partial
-from itertools import groupby, pairwise
+from functools import partial
+from itertools import groupby
 from pathlib import Path
-from statistics import fmean, quantiles
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from report_2023_files import (
+    NUM_EPOCHS,
+    TITLES,
+    Training,
+    epoch_of,
+    missing,
+    overlap,
+    pair_of,
+    read_qualities,
+    read_trainings,
+    score_of,
+)
+from report_2023_sentences import percent, table, verdict, write_sentences
 
 from distgan.benchmark.plots import save_panels
 from distgan.checkpoint.format import read_state
 from distgan.evaluation.schema import Estimate, Quality
-from distgan.evaluation.targets import SETS, Evaluation, detect, list_targets, read_targets
-from distgan.reports.report2023 import check_claims
+from distgan.evaluation.targets import SETS, detect, list_targets, read_targets
 from distgan.utils.figures import TEXT_HEIGHT, draw_timeline, grid
 from distgan.utils.files import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "report_2023.md"
 PART = re.compile(r"(?<=<!-- measured: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
-TITLES = {"gan": "GAN", "cgan": "C-GAN", "gan-fast": "GAN, fast recipe", "cgan-fast": "C-GAN, fast recipe"}
 COLOURS = {"gan": "#c4773a", "cgan": "#1f5f8b", "gan-fast": "#e0b58f", "cgan-fast": "#86b3d1"}
 # The epochs that are evaluated beside every tenth: those that the report speaks of, and early ones.
 EPOCHS = {
@@ -48,7 +59,6 @@ EPOCHS = {
 # The epochs of its pictures; the C-GAN's first is added.
 SHOWN = {"gan": (1, 20, 42, 81, 120, 129, 149), "cgan": (1, 13, 42, 81, 120, 129, 149)}
 EVERY = 10  # further epochs
-NUM_EPOCHS = 150
 MEANS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 NUM_SAMPLES = 2000
 MINUTES = (1, 2, 5, 10, 20, 40, 80, 160, 320)
@@ -106,188 +116,7 @@ def run_distgan(*words: str) -> str:
     return done.stdout
 
 
-def read_qualities(path: Path) -> list[Quality]:
-    """Return the evaluations of a file by step, [] if there is none."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return sorted(map(Quality.model_validate_json, lines), key=lambda quality: quality.source.step or 0)
-
-
-# -- What the files say of a training --
-
-
-class Row(NamedTuple):
-    """A line of NAME-epochs.csv: means over an epoch. `elapsed_s`: seconds of training since the start."""
-
-    epoch: int
-    d_loss: float
-    g_loss: float
-    real_logits: float
-    fake_logits: float
-    elapsed_s: float
-    peak_memory_gib: float
-
-
-class Training:
-    """The files of a training in `folder`."""
-
-    def __init__(self, name: str, folder: Path):
-        self.name, self.folder, self.title = name, folder, TITLES[name]
-        self.is_conditional = name.startswith("cgan")
-
-    @cached_property
-    def rows(self) -> list[Row]:
-        with (self.folder / f"{self.name}-epochs.csv").open() as file:
-            lines = list(csv.reader(file))[1:]
-        return [Row(int(line[0]), *map(float, line[1:])) for line in lines]
-
-    @cached_property
-    def qualities(self) -> list[Quality]:
-        return read_qualities(self.folder / f"{self.name}-quality.jsonl")
-
-    @property
-    def last(self) -> Quality:
-        return self.qualities[-1]
-
-    @property
-    def title_at_last(self) -> str:
-        return f"{self.title}, epoch {epoch_of(self.last):g}"
-
-    @property
-    def is_complete(self) -> bool:
-        return epoch_of(self.last) >= NUM_EPOCHS
-
-    def at(self, epoch: int) -> Quality | None:
-        return next((quality for quality in self.qualities if epoch_of(quality) == epoch), None)
-
-    @cached_property
-    def epoch_seconds(self) -> list[float]:
-        """Seconds of training of each epoch, as the clock had it."""
-        return [end - start for start, end in pairwise([0.0, *(row.elapsed_s for row in self.rows)])]
-
-    @property
-    def epoch_quarters(self) -> list[float]:
-        """The median of `epoch_seconds` between the ends of their middle half, which leaves out most of what waited."""
-        seconds = self.epoch_seconds
-        return quantiles(seconds, n=4) if len(seconds) > 1 else 3 * seconds
-
-    def seconds_at(self, epoch: float) -> float:
-        """Return the seconds of training up to an epoch, had each taken the median: some ran beside other work."""
-        return epoch * self.epoch_quarters[1]
-
-    @property
-    def evaluations(self) -> list[Evaluation]:
-        return [
-            Evaluation(
-                quality.source.step or 0, epoch_of(quality), self.seconds_at(epoch_of(quality)), 0.0,
-                quality.fcd.value, quality.recognisable.value,
-                [score_of(digit, self.is_conditional) for digit in quality.per_digit],
-                [digit.sample.coverage.value if digit.sample else None for digit in quality.per_digit],
-            )
-            for quality in self.qualities
-        ]  # fmt: skip
-
-
-def epoch_of(quality: Quality) -> float:
-    return round(quality.source.epoch or 0.0, 3)
-
-
-def score_of(digit: Any, is_conditional: bool) -> float | None:
-    """Return the share read as requested or, without labels, the digit's share of all images."""
-    if not is_conditional:
-        return float(digit.share.value)
-    return float(digit.agreement.value) if digit.agreement else None
-
-
-def made_well(quality: Quality) -> list[int]:
-    return [digit.digit for digit in quality.per_digit if digit.verdict == "made well"]
-
-
-def overlap(one: Estimate, other: Estimate) -> bool:
-    return one.low <= other.high and other.low <= one.high
-
-
-# -- The report's sentences on single epochs --
-
-
-class Sentence(NamedTuple):
-    """`holds` judges the evaluation at `epoch`; `rule` says how. `until`: a second epoch, for what stays as it is."""
-
-    name: str
-    epoch: int
-    text: str
-    rule: str
-    holds: Callable[[Quality], bool]
-    until: int | None = None
-
-
-def is_noise(quality: Quality) -> bool:
-    return quality.coverage.high < 0.1
-
-
-SENTENCES = (
-    Sentence("gan", 1, "noise in the centre", "coverage of the real images below 0.1", is_noise),
-    Sentence("gan", 20, "first shapes of 0 and 4", "0 and 4 not missing", lambda q: not {0, 4} & missing(q)),
-    Sentence("gan", 42, "smooth 2, 3, 9", "2, 3 and 9 made well", lambda q: {2, 3, 9} <= set(made_well(q))),
-    Sentence("gan", 42, "stable from 42 to 82", "intervals of FCD overlap", lambda q: True, 82),
-    Sentence("gan", 120, "most digits", "at least 6 of 10 digits made well", lambda q: len(made_well(q)) >= 6),
-    Sentence("cgan", 1, "noise", "coverage of the real images below 0.1", is_noise),
-    Sentence("cgan", 13, "digits form in the middle", "read as the requested digit more often than by chance",
-             lambda q: q.agreement is not None and q.agreement.low > 0.1),
-    Sentence("cgan", 42, "a part of the digits", "1 to 9 digits made well", lambda q: 0 < len(made_well(q)) < 10),
-    Sentence("cgan", 82, "digits clearly by their label", "at least 90 % read as the requested digit",
-             lambda q: q.agreement is not None and q.agreement.low >= 0.9),
-    Sentence("cgan", 120, "most labels well", "at least 6 of 10 digits made well", lambda q: len(made_well(q)) >= 6),
-)  # fmt: skip
-
-
-def pair_of(trainings: dict[str, Training]) -> list[Training]:
-    """Return the trainings of the report's presets."""
-    return [trainings[name] for name in ("gan", "cgan") if name in trainings]
-
-
-def missing(quality: Quality) -> set[int]:
-    return {digit.digit for digit in quality.per_digit if digit.verdict == "missing"}
-
-
-def verdict(holds: bool | None) -> str:
-    return {True: "yes", False: "**no**", None: "undecided"}[holds]
-
-
-def percent(estimate: Estimate) -> str:
-    return f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%})"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows))
-
-
 # -- Parts of the page --
-
-
-def write_sentences(trainings: dict[str, Training]) -> str:
-    """Return the table of the report's sentences: those on an epoch, then those on the end."""
-    rows: list[tuple[object, ...]] = []
-    for each in SENTENCES:
-        quality, until = (
-            trainings[each.name].at(epoch) if epoch and each.name in trainings else None
-            for epoch in (each.epoch, each.until)
-        )
-        at = f"{each.epoch} to {each.until}" if each.until else str(each.epoch)
-        if quality is None or (each.until and until is None):
-            rows.append((TITLES[each.name], at, each.text, each.rule, "not reached", ""))
-            continue
-        holds = overlap(quality.fcd, until.fcd) if until else each.holds(quality)
-        evidence = f"FCD {quality.fcd:.1f}" + (f", then {until.fcd:.1f}" if until else "")
-        if not until:
-            agreement = f", read as requested {percent(quality.agreement)}" if quality.agreement else ""
-            well = ", ".join(map(str, made_well(quality))) or "none"
-            evidence += f", recognisable {percent(quality.recognisable)}{agreement}; made well: {well}"
-        rows.append((TITLES[each.name], at, each.text, each.rule, verdict(holds), evidence))
-    for training in pair_of(trainings):
-        for claim in check_claims(training.last):
-            found = (verdict(claim.holds), claim.evidence) if training.is_complete else ("not reached", "")
-            rows.append((training.title, NUM_EPOCHS, claim.sentence, "as `distgan report`", *found))
-    return table(("network", "epoch", "the report", "measured as", "holds", "measured"), rows)
 
 
 def write_losses(trainings: dict[str, Training]) -> str:
@@ -566,13 +395,9 @@ def draw_stages(training: Training) -> Image.Image:
     return draw_timeline(frames, per_row=1)
 
 
-def written(text: str, trainings: dict[str, Training]) -> str:
+def fill_page(text: str, trainings: dict[str, Training]) -> str:
     """Return the page with its measured parts replaced."""
     return PART.sub(lambda part: f"{part[1]}{part[2]}\n{PARTS[part[1]](trainings)}\n\n", text)
-
-
-def read_trainings(folder: Path) -> dict[str, Training]:
-    return {name: Training(name, folder) for name in TITLES if (folder / f"{name}-quality.jsonl").exists()}
 
 
 def main() -> None:
@@ -601,7 +426,7 @@ def main() -> None:
     if unknown := {part for part, _ in PART.findall(text)} - PARTS.keys():
         parser.error(f"{options.page}: unknown parts ({', '.join(unknown)}). Expected: of {', '.join(PARTS)}")
     draw(trainings, folder)
-    options.page.write_text(written(text, trainings))
+    options.page.write_text(fill_page(text, trainings))
 
 
 if __name__ == "__main__":

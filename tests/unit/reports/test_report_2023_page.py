@@ -30,7 +30,7 @@ def script() -> ModuleType:
 def test_numbers_are_those_of_the_measurements(script: ModuleType) -> None:
     """`python benchmarks/report_2023.py page` would change nothing, and each part stands on the page."""
     text = PAGE.read_text()
-    assert script.written(text, script.read_trainings(FOLDER)) == text
+    assert script.fill_page(text, script.read_trainings(FOLDER)) == text
     assert {part for part, _ in script.PART.findall(text)} == set(script.PARTS)
 
 
@@ -73,7 +73,7 @@ def test_a_changed_measurement_changes_the_page(script: ModuleType, tmp_path: Pa
     lines[-1] = lines[-1].replace(",1.", ",7.", 1)
     path.write_text("\n".join(lines) + "\n")
     text = PAGE.read_text()
-    assert script.written(text, script.read_trainings(tmp_path)) != text
+    assert script.fill_page(text, script.read_trainings(tmp_path)) != text
 
 
 @pytest.mark.parametrize(("first", "says"), [(0, "| GAN, epoch 1 |"), (4, "No epoch was evaluated of both.")])
@@ -85,7 +85,7 @@ def test_a_training_that_has_just_begun_is_not_judged_as_ended(
         for file, lines in ((f"{name}-epochs.csv", range(2)), (f"{name}-quality.jsonl", range(begin, begin + 1))):
             text = (FOLDER / file).read_text().splitlines()
             (tmp_path / file).write_text("".join(f"{text[line]}\n" for line in lines))
-    page = script.written(PAGE.read_text(), script.read_trainings(tmp_path))
+    page = script.fill_page(PAGE.read_text(), script.read_trainings(tmp_path))
     assert says in page
     ends = [line for line in page.splitlines() if "as `distgan report`" in line]
     assert len(ends) == 8
