@@ -88,7 +88,7 @@ def add_names(frames: Sequence[tuple[str, Image.Image]]) -> list[Image.Image]:
     return [add_text(picture, above=name) for name, picture in frames]
 
 
-def draw_timeline(frames: Sequence[tuple[str, Image.Image]], per_row: int = 8) -> Image.Image:
+def draw_timeline(frames: Sequence[tuple[str, Image.Image]], per_row: int = 4) -> Image.Image:
     """Return all grids side by side with their names, in rows of at most `per_row`."""
     pictures = add_names(frames)
     cell_w, cell_h = max(p.width for p in pictures) + 3 * GAP, max(p.height for p in pictures) + 3 * GAP

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from distgan.utils import figures
-from distgan.utils.figures import describe_numbered, drawable_names, grid, new_figure, save_png
+from distgan.utils.figures import describe_numbered, draw_timeline, drawable_names, grid, new_figure, save_png
 
 
 def test_a_figure_becomes_a_png(tmp_path: Path) -> None:
@@ -32,6 +32,13 @@ def test_a_figure_that_can_not_be_written_leaves_the_old_one(tmp_path: Path) -> 
 def test_small_images_are_enlarged_until_a_name_fits_above_them() -> None:
     widths = (8, 16, 28, 32, 63, 64, 128)
     assert [figures.pixel_scale(width) for width in widths] == [8, 4, 2, 2, 2, 1, 1]
+
+
+def test_a_timeline_of_eight_epochs_is_no_wider_than_a_screen() -> None:
+    frames = [(f"epoch {epoch}", grid(np.zeros((64, 28, 28), np.uint8), 8)) for epoch in range(8)]
+    width, height = draw_timeline(frames).size
+    assert width <= 1920
+    assert width < 2.5 * height
 
 
 def test_names_whose_letters_no_font_has_are_numbers() -> None:
