@@ -23,24 +23,32 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from report_2023_files import (
     NUM_EPOCHS,
     TITLES,
+    UNREADABLE,
+    SameZ,
     Training,
     epoch_of,
     missing,
+    name_confusion,
     overlap,
     pair_of,
     read_qualities,
     read_trainings,
+    score,
     score_of,
 )
 from report_2023_sentences import percent, table, verdict, write_sentences
+from report_2023_summary import write_summary
 
 from distgan.benchmark.plots import save_panels
 from distgan.checkpoint.format import read_state
+from distgan.evaluation.ensemble import SURE, load_ensemble
 from distgan.evaluation.schema import Estimate, Quality
+from distgan.evaluation.scores import estimate_proportion, mean
 from distgan.evaluation.targets import SETS, detect, list_targets, read_targets
 from distgan.utils.figures import TEXT_HEIGHT, draw_timeline, grid
 from distgan.utils.files import read_metrics
@@ -61,6 +69,7 @@ SHOWN = {"gan": (1, 20, 42, 81, 120, 129, 149), "cgan": (1, 13, 42, 81, 120, 129
 EVERY = 10  # further epochs
 MEANS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 NUM_SAMPLES = 2000
+NUM_SAME_Z = 10_000
 MINUTES = (1, 2, 5, 10, 20, 40, 80, 160, 320)
 
 
@@ -98,14 +107,34 @@ def measure(name: str, run: Path, folder: Path, flags: Sequence[str]) -> None:
         print(f"{name}: epoch {epoch:g} evaluated", flush=True)
     if name not in SHOWN:
         return
-    for epoch in SHOWN[name]:
-        checkpoint = run / "checkpoints" / f"step-{epoch * per_epoch:08d}"
-        if checkpoint.exists():
-            run_distgan("sample", str(checkpoint), "--num", "100", "--out", str(folder / f"{name}-{epoch:03d}.png"))
+    paths = {epoch: run / "checkpoints" / f"step-{epoch * per_epoch:08d}" for epoch in SHOWN[name]}
+    paths = {epoch: path for epoch, path in paths.items() if path.exists()}
+    for epoch, path in paths.items():
+        run_distgan("sample", str(path), "--num", "100", "--out", str(folder / f"{name}-{epoch:03d}.png"))
+    measure_same_z(paths, run, folder / f"{name}-same-z.npz")
     drawn = run / "samples.npz"
     run_distgan("sample", str(run), "--num", str(NUM_SAMPLES), "--out", str(drawn))
     with np.load(drawn) as arrays:
         np.savez_compressed(folder / f"{name}.npz", **arrays)
+
+
+def measure_same_z(paths: dict[int, Path], run: Path, out: Path) -> None:
+    """Draw the same z from the checkpoint of each epoch, and write the fields of SameZ, (E, ...), to `out`."""
+    ensemble = load_ensemble("mnist", torch.device("cpu"))
+    is_border = torch.ones(28, 28, dtype=torch.bool)
+    is_border[4:-4, 4:-4] = False
+    rows: dict[str, list[Any]] = {key: [] for key in SameZ._fields}
+    for path in paths.values():
+        run_distgan("sample", str(path), "--num", str(NUM_SAME_Z), "--out", str(run / "same-z.npz"))
+        with np.load(run / "same-z.npz") as arrays:
+            images = torch.from_numpy(arrays["images"])
+        parts = [ensemble.read(part) for part in images.split(1000)]
+        digits = torch.cat([torch.where(part.confidence > SURE, part.classes, UNREADABLE) for part in parts])
+        rows["digits"].append(digits.to(torch.uint8).numpy())
+        for key, pixels in (("border", images[:, is_border]), ("middle", images[:, ~is_border])):
+            brightness = mean(pixels.double().mean(1) / 255)
+            rows[key].append((brightness.value, brightness.low, brightness.high))
+    np.savez_compressed(out, epochs=np.array(list(paths)), **{key: np.array(values) for key, values in rows.items()})
 
 
 def run_distgan(*words: str) -> str:
@@ -133,6 +162,18 @@ def write_losses(trainings: dict[str, Training]) -> str:
     return table(("network", "the report", "holds", "mean of the first tenth to that of the last", "epochs"), rows)
 
 
+def write_visible(trainings: dict[str, Training]) -> str:
+    """Return the table of what the same z give at the epochs that the report shows."""
+    rows = []
+    for training in pair_of(trainings):
+        for epoch, images in training.same_z.items():
+            num = int((images.digits != UNREADABLE).sum())
+            recognisable = percent(estimate_proportion(num, len(images.digits)))
+            rows.append((training.title, epoch, recognisable, percent(images.border), percent(images.middle)))
+    head = ("network", "epoch", "recognisable", "brightness of the outer 4 pixels", "of the middle")
+    return table(head, rows)
+
+
 def write_digits(trainings: dict[str, Training]) -> str:
     """Return the table of each digit at the last epoch."""
     rows = []
@@ -140,20 +181,25 @@ def write_digits(trainings: dict[str, Training]) -> str:
         cells = []
         for training in pair_of(trainings):
             found = training.last.per_digit[digit]
-            cells += [found.verdict, percent(found.share)]
+            cells += [found.verdict, percent(found.share), percent(found.sample.recognisable) if found.sample else ""]
             if found.agreement:
                 cells.append(percent(found.agreement))
         rows.append((digit, *cells))
     head = ["digit"]
     for training in pair_of(trainings):
-        head += [training.title_at_last, "share of the images", *["read as requested"] * training.is_conditional]
+        head += [
+            training.title_at_last,
+            "share of the images",
+            "recognisable",
+            *["read as requested"] * training.is_conditional,
+        ]
     return table(head, rows)
 
 
 def write_confusions(trainings: dict[str, Training]) -> str:
     """Return the ten most frequent confusions of the C-GAN's digits."""
     rows = [
-        (f"{each.asked} as {each.read}", percent(each.share), percent(each.jury), each.seen_by)
+        (name_confusion(each), percent(each.share), percent(each.jury), each.seen_by)
         for each in trainings["cgan"].last.confusions[:10]
     ]
     return table(("requested, read", "share", "of real images", "judges that find it, of three"), rows)
@@ -169,24 +215,15 @@ def write_convergence(trainings: dict[str, Training]) -> str:
         wanted = list_targets(targets.cgan if training.is_conditional else targets.vanilla)
         by_targets = detect(evaluations, wanted, 1)
         met = evaluations[by_targets.reached].epoch if by_targets.reached is not None else None
-        best = min(quality.fcd.value for quality in training.qualities)
-        near_best = next((epoch_of(q) for q in training.qualities if q.fcd.value <= 1.1 * best), None)
-        same = next((epoch_of(q) for q in training.qualities if overlap(score(q), score(last))), None)
         end = f"not in {epoch_of(last):g}" + " so far" * (not training.is_complete)
         why = f" ({by_targets.why}; missed: {', '.join(by_targets.targets)})" if met is None else ""
-        others = (number(near_best), number(same)) if training.is_complete else ("not reached", "not reached")
+        others = ("not reached", "not reached")
+        if training.is_complete:
+            others = (f"{training.first_near_best:g}", f"{training.first_like_last:g}")
         rows.append((training.title, claimed, f"{met:g}" if met is not None else end + why, *others))
     head = ("network", "the report", "targets of convergence.md, held once more", "FCD within 10 % of its best",
             "as often recognised as at the end")  # fmt: skip
     return table(head, rows)
-
-
-def number(epoch: float | None) -> str:
-    return "" if epoch is None else f"{epoch:g}"
-
-
-def score(quality: Quality) -> Estimate:
-    return quality.agreement or quality.recognisable
 
 
 def write_comparison(trainings: dict[str, Training]) -> str:
@@ -202,6 +239,8 @@ def write_comparison(trainings: dict[str, Training]) -> str:
     epoch = max(of_both)
     at = [quality for training in pair for quality in training.qualities if epoch_of(quality) == epoch]
     seconds = [training.epoch_quarters for training in pair]
+    target = max(min(quality.fcd.value for quality in training.qualities) for training in pair)
+    minutes = [training.minutes_to(target) for training in pair]
     fcd, recognisable, coverage = ([getattr(q, key) for q in at] for key in ("fcd", "recognisable", "coverage"))
     rows = (
         ("the GAN's images are better", verdict(less(*fcd)), "FCD", *(f"{each:.1f}" for each in fcd)),
@@ -209,6 +248,8 @@ def write_comparison(trainings: dict[str, Training]) -> str:
          *map(percent, recognisable)),
         ("the GAN trains faster", verdict(seconds[0][2] < seconds[1][0]), "seconds per epoch, median",
          *map(middle_half, seconds)),
+        ("the condition can make training converge faster", verdict(less(minutes[1], minutes[0])),
+         f"minutes to FCD {target:.1f}, which both reach", *(f"{each:.0f}" for each in minutes)),
         ("the GAN does not hold all digits", verdict(bool(missing(at[0]))), "missing digits", *map(digits_missing, at)),
         ("the C-GAN holds all digits", verdict(not missing(at[1])), "missing digits", *map(digits_missing, at)),
         ("the C-GAN is more diverse", verdict(less(*coverage)), "coverage of the real images", *map(percent, coverage)),
@@ -264,8 +305,10 @@ def write_time(trainings: dict[str, Training]) -> str:
 
 
 PARTS: dict[str, Callable[[dict[str, Training]], str]] = {
+    "summary": write_summary,
     "sentences": write_sentences,
     "losses": write_losses,
+    "visible": write_visible,
     "digits": write_digits,
     "confusions": write_confusions,
     "convergence": write_convergence,
@@ -287,7 +330,9 @@ def draw_curves(axes: Any, trainings: Iterable[Training], key: str, title: str) 
     axes.set(title=title, xlabel="epoch")
 
 
-def draw_quality(axes: Any, trainings: Iterable[Training], pick: Callable[[Quality], Estimate], title: str) -> None:
+def draw_quality(
+    axes: Any, trainings: Iterable[Training], pick: Callable[[Quality], Estimate], title: str, scale: str = "linear"
+) -> None:
     for training in trainings:
         epochs = [epoch_of(quality) for quality in training.qualities]
         values = [pick(quality) for quality in training.qualities]
@@ -296,7 +341,7 @@ def draw_quality(axes: Any, trainings: Iterable[Training], pick: Callable[[Quali
         axes.errorbar(
             epochs, [each.value for each in values], yerr=bars, color=colour, label=training.title, marker="."
         )
-    axes.set(title=title, xlabel="epoch")
+    axes.set(title=title, xlabel="epoch", yscale=scale)
 
 
 def draw_digits(axes: Any, training: Training) -> None:
@@ -363,15 +408,12 @@ def draw(trainings: dict[str, Training], out: Path) -> None:
         ("real_logits", "D's logits of real images"), ("fake_logits", "D's logits of generated images"),
     )]  # fmt: skip
     save_panels(out / "curves.png", losses, "Means by epoch")
-    picks: tuple[tuple[Callable[[Quality], Estimate], str], ...] = (
-        (lambda quality: quality.fcd, "FCD, lower is better"),
-        (lambda quality: quality.recognisable, "share recognisable"),
-        (score, "share read as requested"),
-        (lambda quality: quality.coverage, "coverage"),
-    )
+    of_both = partial(draw_quality, trainings=pair)
     panels = [
-        partial(draw_quality, trainings=pair[-1:] if pick is score else pair, pick=pick, title=title)
-        for pick, title in picks
+        partial(of_both, pick=lambda quality: quality.fcd, title="FCD, lower is better", scale="log"),
+        partial(of_both, pick=lambda quality: quality.recognisable, title="share recognisable"),
+        partial(draw_quality, trainings=pair[-1:], pick=score, title="share read as requested"),
+        partial(of_both, pick=lambda quality: quality.coverage, title="coverage"),
     ]
     save_panels(out / "quality.png", panels, "Measured at checkpoints; bars: 95 % intervals")
     save_panels(out / "digits.png", [partial(draw_digits, training=each) for each in pair], "Digits over the epochs",

@@ -1,4 +1,4 @@
-"""What the files of a training in docs/report_2023/ say of it."""
+"""Read the files of a training in docs/report_2023/, and derive its figures from them."""
 
 import csv
 from functools import cached_property
@@ -7,11 +7,14 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any, NamedTuple
 
-from distgan.evaluation.schema import Estimate, Quality
+import numpy as np
+
+from distgan.evaluation.schema import Confusion, Estimate, Quality
 from distgan.evaluation.targets import Evaluation
 
 TITLES = {"gan": "GAN", "cgan": "C-GAN", "gan-fast": "GAN, fast recipe", "cgan-fast": "C-GAN, fast recipe"}
 NUM_EPOCHS = 150
+UNREADABLE = 255
 
 
 class Row(NamedTuple):
@@ -24,6 +27,17 @@ class Row(NamedTuple):
     fake_logits: float
     elapsed_s: float
     peak_memory_gib: float
+
+
+class SameZ(NamedTuple):
+    """The images of the same N z at an epoch: the digit read in each, (N,), UNREADABLE where none is recognisable.
+
+    `border` and `middle`: mean brightness of the outer 4 pixels and of the rest, where MNIST has its digits; white: 1.
+    """
+
+    digits: np.ndarray
+    border: Estimate
+    middle: Estimate
 
 
 class Training:
@@ -42,6 +56,19 @@ class Training:
     @cached_property
     def qualities(self) -> list[Quality]:
         return read_qualities(self.folder / f"{self.name}-quality.jsonl")
+
+    @cached_property
+    def same_z(self) -> dict[int, SameZ]:
+        """By epoch; empty where none was drawn."""
+        path = self.folder / f"{self.name}-same-z.npz"
+        if not path.exists():
+            return {}
+        with np.load(path) as arrays:
+            rows = zip(*(arrays[key] for key in ("epochs", *SameZ._fields)), strict=True)
+            return {
+                int(epoch): SameZ(digits, *(Estimate(value=v, low=low, high=high) for v, low, high in means))
+                for epoch, digits, *means in rows
+            }
 
     @property
     def last(self) -> Quality:
@@ -73,6 +100,33 @@ class Training:
         """Return the seconds of training up to an epoch, had each taken the median: some ran beside other work."""
         return epoch * self.epoch_quarters[1]
 
+    def minutes_to(self, fcd: float) -> Estimate:
+        """Return the minutes to the first evaluation with this FCD or less, by `epoch_quarters`."""
+        epoch = next(epoch_of(quality) for quality in self.qualities if quality.fcd.value <= fcd)
+        low, middle, high = (epoch * seconds / 60 for seconds in self.epoch_quarters)
+        return Estimate(value=middle, low=low, high=high)
+
+    @property
+    def first_near_best(self) -> float:
+        """The first evaluated epoch whose FCD is within 10 % of the best."""
+        best = min(quality.fcd.value for quality in self.qualities)
+        return next(epoch_of(quality) for quality in self.qualities if quality.fcd.value <= 1.1 * best)
+
+    @property
+    def first_like_last(self) -> float:
+        """The first evaluated epoch whose `score` has an interval that overlaps the one at the end."""
+        return next(epoch_of(quality) for quality in self.qualities if overlap(score(quality), score(self.last)))
+
+    def read_later(self, digit: int, first: int, last: int) -> np.ndarray | None:
+        """Count what the z become that gave a recognisable `digit` at epoch `first`, by digits, (10,).
+
+        None where an epoch was not drawn.
+        """
+        if not {first, last} <= self.same_z.keys():
+            return None
+        before, after = (self.same_z[epoch].digits for epoch in (first, last))
+        return np.bincount(after[(before == digit) & (after != UNREADABLE)], minlength=10)
+
     @property
     def evaluations(self) -> list[Evaluation]:
         return [
@@ -95,6 +149,20 @@ def score_of(digit: Any, is_conditional: bool) -> float | None:
     if not is_conditional:
         return float(digit.share.value)
     return float(digit.agreement.value) if digit.agreement else None
+
+
+def score(quality: Quality) -> Estimate:
+    """Return the share read as requested or, without labels, that of recognisable images."""
+    return quality.agreement or quality.recognisable
+
+
+def recognisable_of(quality: Quality) -> list[int]:
+    """Return how many of all images are recognisable, by the digit that they are read as."""
+    return [round(row.n * row.sample.recognisable.value) if row.sample else 0 for row in quality.per_digit]
+
+
+def name_confusion(confusion: Confusion) -> str:
+    return f"{confusion.asked} as {confusion.read}"
 
 
 def made_well(quality: Quality) -> list[int]:

@@ -63,17 +63,73 @@ def test_folder_is_small_and_names_no_path_of_a_machine(script: ModuleType) -> N
             assert "/" not in quality.source.model_dump_json()
 
 
-def test_a_changed_measurement_changes_the_page(script: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "old", "new", "part"),
+    [("cgan-epochs.csv", ",1.", ",7.", "losses"),
+     ("gan-quality.jsonl", '"fcd":{"value":1', '"fcd":{"value":7', "summary")],
+)  # fmt: skip
+def test_a_changed_measurement_changes_the_page(
+    script: ModuleType, file: str, old: str, new: str, part: str, tmp_path: Path
+) -> None:
     """So that the comparison above can fail."""
     for path in FOLDER.iterdir():
-        if path.suffix in (".csv", ".jsonl"):
+        if path.suffix in (".csv", ".jsonl") or path.stem.endswith("same-z"):
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    path = tmp_path / "cgan-epochs.csv"
-    lines = path.read_text().splitlines()
-    lines[-1] = lines[-1].replace(",1.", ",7.", 1)
-    path.write_text("\n".join(lines) + "\n")
+    lines = (tmp_path / file).read_text().splitlines()
+    assert old in lines[-1]
+    lines[-1] = lines[-1].replace(old, new, 1)
+    (tmp_path / file).write_text("\n".join(lines) + "\n")
+    before, after = (script.PARTS[part](script.read_trainings(folder)) for folder in (FOLDER, tmp_path))
+    assert before != after
     text = PAGE.read_text()
-    assert script.fill_page(text, script.read_trainings(tmp_path)) != text
+    assert before in text
+    assert after in script.fill_page(text, script.read_trainings(tmp_path))
+
+
+def test_the_same_z_are_read_and_their_brightness_is_measured(
+    script: ModuleType, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    """Of 40 images of the first epoch half have a white border; those of the second are blank."""
+    with np.load(FOLDER / "gan.npz") as arrays:
+        images = arrays["images"][:40]
+    inner = images[:, 4:-4, 4:-4].copy()
+    images[:] = 0
+    images[20:] = 255
+    images[:, 4:-4, 4:-4] = inner
+    drawn = {"first": images, "second": np.zeros_like(images)}
+
+    def draw(*words: str) -> str:
+        np.savez(words[words.index("--out") + 1], images=drawn[words[1]])
+        return ""
+
+    monkeypatch.setattr(script, "run_distgan", draw)
+    script.measure_same_z({20: Path("first"), 149: Path("second")}, tmp_path, tmp_path / "gan-same-z.npz")
+    first, second = (script.Training("gan", tmp_path).same_z[epoch] for epoch in (20, 149))
+    assert first.border.value == pytest.approx(0.5)
+    assert 0.3 < first.border.low < 0.5 < first.border.high < 0.7
+    assert first.middle.value == pytest.approx(inner.mean() / 255)
+    assert (second.border.value, second.middle.value) == (0, 0)
+    assert len(set(first.digits[:20].tolist()) & set(range(10))) >= 5
+
+
+@pytest.mark.parametrize(
+    ("later", "holds", "says"),
+    [([8, 8, 9, 0, 9, 1], True, "still 0 20.0%"), ([8, 8, 7, 0, 0, 1], False, "of 5 z recognisable at both"),
+     ([8, 7, 7, 9, 9, 1], False, "most often 7 40.0%")],
+)  # fmt: skip
+def test_what_a_digit_turns_into_is_counted_over_the_same_z(
+    script: ModuleType, later: list[int], holds: bool, says: str, tmp_path: Path
+) -> None:
+    """Five z gave a 0, the sixth a 1, the seventh nothing recognisable; then the last is a 3, which does not count."""
+    sentences = sys.modules["report_2023_sentences"]
+    digits = np.array([[0, 0, 0, 0, 0, 1, 255], [*later, 3]], np.uint8)
+    means = np.zeros((2, 3))
+    np.savez(tmp_path / "gan-same-z.npz", epochs=np.array([20, 149]), digits=digits, border=means, middle=means)
+    judge = sentences.turns_into(0, {8, 9})
+    found = judge(script.Training("gan", tmp_path), 20, 149)
+    assert found[0] is holds
+    assert says in found[1]
+    assert judge(script.Training("gan", tmp_path), 20, 148) is None
 
 
 @pytest.mark.parametrize(("first", "says"), [(0, "| GAN, epoch 1 |"), (4, "No epoch was evaluated of both.")])
