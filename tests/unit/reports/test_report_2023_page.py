@@ -89,7 +89,7 @@ def test_a_changed_measurement_changes_the_page(
 def test_the_same_z_are_read_and_their_brightness_is_measured(
     script: ModuleType, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
-    """Of 40 images of the first epoch half have a white border; those of the second are blank."""
+    """The first epoch has 40 images, half with a white border; those of the second are blank."""
     with np.load(FOLDER / "gan.npz") as arrays:
         images = arrays["images"][:40]
     inner = images[:, 4:-4, 4:-4].copy()
