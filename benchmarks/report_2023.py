@@ -20,33 +20,34 @@ from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from report_2023_files import (
+    MEANS,
+    MINUTES,
     NUM_EPOCHS,
     TITLES,
     UNREADABLE,
     SameZ,
     Training,
     epoch_of,
-    missing,
     name_confusion,
-    overlap,
     pair_of,
     read_qualities,
     read_trainings,
     score,
 )
 from report_2023_pictures import SHOWN, draw
-from report_2023_sentences import percent, table, verdict, write_sentences
+from report_2023_sentences import middle_half, percent, table, write_comparison, write_losses, write_sentences
 from report_2023_summary import write_summary
+from torch import Tensor
 
 from distgan.checkpoint.format import read_state
 from distgan.evaluation.ensemble import SURE, load_ensemble
-from distgan.evaluation.schema import Estimate, Quality
+from distgan.evaluation.schema import Quality
 from distgan.evaluation.scores import estimate_proportion, mean
-from distgan.evaluation.targets import SETS, detect, list_targets, read_targets
 from distgan.utils.files import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,14 +57,12 @@ PART = re.compile(r"(?<=<!-- measured: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re
 EPOCHS = {
     "gan": (1, 2, 5, 20, 42, 60, 82, 120, 150),
     "cgan": (1, 2, 5, 13, 42, 80, 82, 120, 150),
-    "gan-fast": (1, 2, 3, 4, 5, 6),
-    "cgan-fast": (1, 2, 3, 4, 5, 6),
+    "gan-fast": (1, 2, 3, 4, 5, 7, 15),
+    "cgan-fast": (1, 2, 3, 4, 5, 7, 15),
 }
 EVERY = 10  # further epochs
-MEANS = ("d_loss", "g_loss", "real_logits", "fake_logits")
 NUM_SAMPLES = 2000
 NUM_SAME_Z = 10_000
-MINUTES = (1, 2, 5, 10, 20, 40, 80, 160, 320)
 
 
 # -- Measure --
@@ -73,14 +72,6 @@ def measure(name: str, run: Path, folder: Path, flags: Sequence[str]) -> None:
     """Write the metrics by epoch, an evaluation of each epoch of the report and every tenth, and for SHOWN samples."""
     folder.mkdir(parents=True, exist_ok=True)
     per_epoch = read_state(run / "checkpoints" / "latest").steps_per_epoch
-    lines = [line for line in read_metrics(run / "metrics.jsonl") if "d_loss" in line]
-    with (folder / f"{name}-epochs.csv").open("w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("epoch", *MEANS, "elapsed_s", "peak_memory_gib"))
-        for epoch, part in groupby(lines, lambda line: -(-line["step"] // per_epoch)):
-            values = list(part)
-            means = [f"{fmean(line[key] for line in values):.4f}" for key in MEANS]
-            rows.writerow((epoch, *means, f"{values[-1]['elapsed_s']:.1f}", values[-1].get("peak_memory_gib")))
     results = folder / f"{name}-quality.jsonl"
     known = {quality.source.step for quality in read_qualities(results)}
     wanted = {*EPOCHS.get(name, ()), *range(EVERY, NUM_EPOCHS + 1, EVERY)}
@@ -98,6 +89,14 @@ def measure(name: str, run: Path, folder: Path, flags: Sequence[str]) -> None:
         with results.open("a") as file:
             file.write(quality.model_copy(update={"source": source}).model_dump_json(exclude_defaults=True) + "\n")
         print(f"{name}: epoch {epoch:g} evaluated", flush=True)
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if "d_loss" in line]
+    with (folder / f"{name}-epochs.csv").open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("epoch", *MEANS, "elapsed_s", "peak_memory_gib"))
+        for epoch, part in groupby(lines, lambda line: -(-line["step"] // per_epoch)):
+            values = list(part)
+            means = [f"{fmean(line[key] for line in values):.4f}" for key in MEANS]
+            rows.writerow((epoch, *means, f"{values[-1]['elapsed_s']:.1f}", values[-1].get("peak_memory_gib")))
     if name not in SHOWN:
         return
     paths = {epoch: run / "checkpoints" / f"step-{epoch * per_epoch:08d}" for epoch in SHOWN[name]}
@@ -124,10 +123,19 @@ def measure_same_z(paths: dict[int, Path], run: Path, out: Path) -> None:
         parts = [ensemble.read(part) for part in images.split(1000)]
         digits = torch.cat([torch.where(part.confidence > SURE, part.classes, UNREADABLE) for part in parts])
         rows["digits"].append(digits.to(torch.uint8).numpy())
-        for key, pixels in (("border", images[:, is_border]), ("middle", images[:, ~is_border])):
-            brightness = mean(pixels.double().mean(1) / 255)
-            rows[key].append((brightness.value, brightness.low, brightness.high))
+        measured = {"border": images[:, is_border].double().mean(1) / 255, "off_centre": distance_from_centre(images)}
+        for key, values in measured.items():
+            estimate = mean(values)
+            rows[key].append((estimate.value, estimate.low, estimate.high))
     np.savez_compressed(out, epochs=np.array(list(paths)), **{key: np.array(values) for key, values in rows.items()})
+
+
+def distance_from_centre(images: Tensor) -> Tensor:
+    """Return the distance of each centre of mass from the image's middle, in pixels, (N,), of uint8 (N, H, W)."""
+    mass = images.double()
+    total = mass.sum((1, 2)).clamp(min=1)
+    away = [torch.arange(size) - (size - 1) / 2 for size in images.shape[1:]]
+    return torch.hypot((mass.sum(2) * away[0]).sum(1) / total, (mass.sum(1) * away[1]).sum(1) / total)
 
 
 def run_distgan(*words: str) -> str:
@@ -141,20 +149,6 @@ def run_distgan(*words: str) -> str:
 # -- Parts of the page --
 
 
-def write_losses(trainings: dict[str, Training]) -> str:
-    """Return the table of the losses' directions, from the first to the last tenth of the epochs."""
-    rows = []
-    for training in pair_of(trainings):
-        part = max(1, len(training.rows) // 10)
-        first, last = training.rows[:part], training.rows[-part:]
-        means = {key: [fmean(getattr(row, key) for row in rows) for rows in (first, last)] for key in MEANS[:2]}
-        rises, falls = means["d_loss"][1] > means["d_loss"][0], means["g_loss"][1] < means["g_loss"][0]
-        for key, holds, text in (("d_loss", rises, "D's loss rises"), ("g_loss", falls, "G's loss falls")):
-            one, other = means[key]
-            rows.append((training.title, text, verdict(holds), f"{one:.3f} to {other:.3f}", f"1 to {last[-1].epoch}"))
-    return table(("network", "the report", "holds", "mean of the first tenth to that of the last", "epochs"), rows)
-
-
 def write_visible(trainings: dict[str, Training]) -> str:
     """Return the table of what the same z give at the epochs that the report shows."""
     rows = []
@@ -162,8 +156,8 @@ def write_visible(trainings: dict[str, Training]) -> str:
         for epoch, images in training.same_z.items():
             num = int((images.digits != UNREADABLE).sum())
             recognisable = percent(estimate_proportion(num, len(images.digits)))
-            rows.append((training.title, epoch, recognisable, percent(images.border), percent(images.middle)))
-    head = ("network", "epoch", "recognisable", "brightness of the outer 4 pixels", "of the middle")
+            rows.append((training.title, epoch, recognisable, percent(images.border), f"{images.off_centre:.1f}"))
+    head = ("network", "epoch", "recognisable", "brightness of the outer 4 pixels", "pixels off the centre")
     return table(head, rows)
 
 
@@ -200,68 +194,18 @@ def write_confusions(trainings: dict[str, Training]) -> str:
 
 def write_convergence(trainings: dict[str, Training]) -> str:
     """Return the epochs to convergence by three definitions."""
-    targets = read_targets(SETS["mnist"])
     rows = []
     for training in pair_of(trainings):
         claimed = 80 if training.is_conditional else 60
-        evaluations, last = training.evaluations, training.last
-        wanted = list_targets(targets.cgan if training.is_conditional else targets.vanilla)
-        by_targets = detect(evaluations, wanted, 1)
-        met = evaluations[by_targets.reached].epoch if by_targets.reached is not None else None
-        end = f"not in {epoch_of(last):g}" + " so far" * (not training.is_complete)
-        why = f" ({by_targets.why}; missed: {', '.join(by_targets.targets)})" if met is None else ""
+        met, why = training.convergence
+        by_targets = f"not in {epoch_of(training.last):g}" + " so far" * (not training.is_complete) + f" ({why})"
         others = ("not reached", "not reached")
         if training.is_complete:
             others = (f"{training.first_near_best:g}", f"{training.first_like_last:g}")
-        rows.append((training.title, claimed, f"{met:g}" if met is not None else end + why, *others))
+        rows.append((training.title, claimed, by_targets if met is None else f"{met:g}", *others))
     head = ("network", "the report", "targets of convergence.md, held once more", "FCD within 10 % of its best",
             "as often recognised as at the end")  # fmt: skip
     return table(head, rows)
-
-
-def write_comparison(trainings: dict[str, Training]) -> str:
-    """Return the report's comparison of its two networks, at the last epoch at which both were evaluated.
-
-    A training is faster if the middle halves of its seconds per epoch do not overlap.
-    """
-    if len(pair := pair_of(trainings)) < 2:
-        return "The GAN was not measured."
-    of_both = set.intersection(*({epoch_of(quality) for quality in training.qualities} for training in pair))
-    if not of_both:
-        return "No epoch was evaluated of both."
-    epoch = max(of_both)
-    at = [quality for training in pair for quality in training.qualities if epoch_of(quality) == epoch]
-    seconds = [training.epoch_quarters for training in pair]
-    target = max(min(quality.fcd.value for quality in training.qualities) for training in pair)
-    minutes = [training.minutes_to(target) for training in pair]
-    fcd, recognisable, coverage = ([getattr(q, key) for q in at] for key in ("fcd", "recognisable", "coverage"))
-    rows = (
-        ("the GAN's images are better", verdict(less(*fcd)), "FCD", *(f"{each:.1f}" for each in fcd)),
-        ("the C-GAN's are recognisable", verdict(less(*recognisable)), "share recognisable, above the GAN's",
-         *map(percent, recognisable)),
-        ("the GAN trains faster", verdict(seconds[0][2] < seconds[1][0]), "seconds per epoch, median",
-         *map(middle_half, seconds)),
-        ("the condition can make training converge faster", verdict(less(minutes[1], minutes[0])),
-         f"minutes to FCD {target:.1f}, which both reach", *(f"{each:.0f}" for each in minutes)),
-        ("the GAN does not hold all digits", verdict(bool(missing(at[0]))), "missing digits", *map(digits_missing, at)),
-        ("the C-GAN holds all digits", verdict(not missing(at[1])), "missing digits", *map(digits_missing, at)),
-        ("the C-GAN is more diverse", verdict(less(*coverage)), "coverage of the real images", *map(percent, coverage)),
-    )  # fmt: skip
-    return table(("the report", "holds", "measured as", *(f"{each.title}, epoch {epoch:g}" for each in pair)), rows)
-
-
-def less(one: Estimate, other: Estimate) -> bool | None:
-    """Return if `one` is less than `other`, None where their intervals overlap."""
-    return None if overlap(one, other) else one.value < other.value
-
-
-def middle_half(quarters: Sequence[float]) -> str:
-    low, middle, high = quarters
-    return f"{middle:.0f} ({low:.0f} to {high:.0f})"
-
-
-def digits_missing(quality: Quality) -> str:
-    return ", ".join(map(str, sorted(missing(quality)))) or "none"
 
 
 def write_cost(trainings: dict[str, Training]) -> str:
@@ -269,13 +213,15 @@ def write_cost(trainings: dict[str, Training]) -> str:
     rows = []
     for training in trainings.values():
         quarters, memory = training.epoch_quarters, max(row.peak_memory_gib for row in training.rows)
-        hours = f"{len(training.rows) * quarters[1] / 3600:.2f}"
-        rows.append((training.title, f"{epoch_of(training.last):g}", middle_half(quarters), hours, f"{memory:.2f}"))
+        hours = [len(training.rows) * quarters[1] / 3600, training.rows[-1].elapsed_s / 3600]
+        cells = (f"{len(training.rows)}", middle_half(quarters), *(f"{each:.2f}" for each in hours), f"{memory:.2f}")
+        rows.append((training.title, *cells))
     head = (
         "network",
         "epochs",
         "seconds per epoch, median (middle half)",
         "hours in all by the median",
+        "by the clock",
         "peak memory, GiB",
     )
     return table(head, rows)
@@ -287,11 +233,10 @@ def write_time(trainings: dict[str, Training]) -> str:
     for minutes in MINUTES:
         cells = []
         for training in trainings.values():
-            done = [q for q in training.qualities if training.seconds_at(epoch_of(q)) <= 60 * minutes]
-            if not done or training.seconds_at(training.rows[-1].epoch) < 60 * minutes:
-                cells.append("")
-                continue
-            cells.append(f"FCD {done[-1].fcd.value:.1f}, {score(done[-1]).value:.0%} (epoch {epoch_of(done[-1]):g})")
+            cell = ""
+            if quality := training.after(minutes):
+                cell = f"FCD {quality.fcd.value:.1f}, {score(quality).value:.0%} (epoch {epoch_of(quality):g})"
+            cells.append(cell)
         if any(cells):
             rows.append((minutes, *cells))
     return table(("minutes", *(training.title for training in trainings.values())), rows)
@@ -323,7 +268,11 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE, help="the files are in a folder of its name beside it")
     options, flags = parser.parse_known_args()
     folder = options.page.with_suffix("")
+    if options.action == "page" and (extra := [*options.runs, *flags]):
+        parser.error(f"page: takes only --page ({' '.join(extra)}). Expected: page [--page FILE.md]")
     if options.action == "measure":
+        if not options.runs:
+            parser.error("measure: no run. Expected: measure NAME=RUN ...")
         runs = [(name, run) for name, _, run in (text.partition("=") for text in options.runs)]
         for name, run in runs:
             if name not in TITLES or not run:
@@ -341,8 +290,12 @@ def main() -> None:
     text = options.page.read_text()
     if unknown := {part for part, _ in PART.findall(text)} - PARTS.keys():
         parser.error(f"{options.page}: unknown parts ({', '.join(unknown)}). Expected: of {', '.join(PARTS)}")
-    draw(trainings, folder)
-    options.page.write_text(fill_page(text, trainings))
+    try:
+        filled = fill_page(text, trainings)
+        draw(trainings, folder)
+    except (OSError, ValueError, BadZipFile) as error:
+        parser.error(f"{folder}: damaged or incomplete ({str(error).splitlines()[0]}). Expected: what measure wrote")
+    options.page.write_text(filled)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distgan.evaluation.schema import Confusion, Estimate, Quality
-from distgan.evaluation.targets import Evaluation
+from distgan.evaluation.targets import SETS, Evaluation, detect, list_targets, read_targets
 
 TITLES = {"gan": "GAN", "cgan": "C-GAN", "gan-fast": "GAN, fast recipe", "cgan-fast": "C-GAN, fast recipe"}
 NUM_EPOCHS = 150
 UNREADABLE = 255
+MEANS = ("d_loss", "g_loss", "real_logits", "fake_logits")
+MINUTES = (1, 2, 5, 10, 20, 40, 80, 160, 320)
 
 
 class Row(NamedTuple):
@@ -32,12 +34,13 @@ class Row(NamedTuple):
 class SameZ(NamedTuple):
     """The images of the same N z at an epoch: the digit read in each, (N,), UNREADABLE where none is recognisable.
 
-    `border` and `middle`: mean brightness of the outer 4 pixels and of the rest, where MNIST has its digits; white: 1.
+    `border`: mean brightness of the outer 4 pixels, where MNIST has nearly none; white: 1. `off_centre`: mean distance
+    of an image's centre of mass from its middle, in pixels; MNIST's digits have theirs in the middle.
     """
 
     digits: np.ndarray
     border: Estimate
-    middle: Estimate
+    off_centre: Estimate
 
 
 class Training:
@@ -51,11 +54,16 @@ class Training:
     def rows(self) -> list[Row]:
         with (self.folder / f"{self.name}-epochs.csv").open() as file:
             lines = list(csv.reader(file))[1:]
+        if not lines or any(len(line) != len(Row._fields) for line in lines):
+            raise ValueError(f"{self.name}-epochs.csv: no line, or one that was cut")
         return [Row(int(line[0]), *map(float, line[1:])) for line in lines]
 
     @cached_property
     def qualities(self) -> list[Quality]:
-        return read_qualities(self.folder / f"{self.name}-quality.jsonl")
+        path = self.folder / f"{self.name}-quality.jsonl"
+        if not (qualities := read_qualities(path)):
+            raise ValueError(f"{path.name}: no evaluation")
+        return qualities
 
     @cached_property
     def same_z(self) -> dict[int, SameZ]:
@@ -64,6 +72,8 @@ class Training:
         if not path.exists():
             return {}
         with np.load(path) as arrays:
+            if absent := {"epochs", *SameZ._fields} - set(arrays.files):
+                raise ValueError(f"{path.name}: no {', '.join(sorted(absent))}")
             rows = zip(*(arrays[key] for key in ("epochs", *SameZ._fields)), strict=True)
             return {
                 int(epoch): SameZ(digits, *(Estimate(value=v, low=low, high=high) for v, low, high in means))
@@ -82,7 +92,7 @@ class Training:
     def is_complete(self) -> bool:
         return epoch_of(self.last) >= NUM_EPOCHS
 
-    def at(self, epoch: int) -> Quality | None:
+    def at(self, epoch: float) -> Quality | None:
         return next((quality for quality in self.qualities if epoch_of(quality) == epoch), None)
 
     @cached_property
@@ -100,17 +110,38 @@ class Training:
         """Return the seconds of training up to an epoch, had each taken the median: some ran beside other work."""
         return epoch * self.epoch_quarters[1]
 
-    def minutes_to(self, fcd: float) -> Estimate:
-        """Return the minutes to the first evaluation with this FCD or less, by `epoch_quarters`."""
-        epoch = next(epoch_of(quality) for quality in self.qualities if quality.fcd.value <= fcd)
+    def after(self, minutes: float) -> Quality | None:
+        """Return the last evaluation within this time, None for before the first one or after the end."""
+        done = [quality for quality in self.qualities if self.seconds_at(epoch_of(quality)) <= 60 * minutes]
+        return done[-1] if done and self.seconds_at(self.rows[-1].epoch) >= 60 * minutes else None
+
+    def first_at(self, fcd: float) -> float:
+        """Return the first evaluated epoch with this FCD or less."""
+        return next(epoch_of(quality) for quality in self.qualities if quality.fcd.value <= fcd)
+
+    def minutes_to(self, epoch: float) -> Estimate:
+        """Return the minutes up to an epoch, by `epoch_quarters`."""
         low, middle, high = (epoch * seconds / 60 for seconds in self.epoch_quarters)
         return Estimate(value=middle, low=low, high=high)
 
     @property
     def first_near_best(self) -> float:
         """The first evaluated epoch whose FCD is within 10 % of the best."""
-        best = min(quality.fcd.value for quality in self.qualities)
-        return next(epoch_of(quality) for quality in self.qualities if quality.fcd.value <= 1.1 * best)
+        return self.first_at(1.1 * self.best_fcd)
+
+    @property
+    def convergence(self) -> tuple[float | None, str]:
+        """The epoch at which the package's targets are met, held once more, and else why not."""
+        targets = read_targets(SETS["mnist"])
+        wanted = list_targets(targets.cgan if self.is_conditional else targets.vanilla)
+        found = detect(self.evaluations, wanted, 1)
+        if found.reached is not None:
+            return self.evaluations[found.reached].epoch, ""
+        return None, f"{found.why}; missed: {', '.join(found.targets)}"
+
+    @property
+    def best_fcd(self) -> float:
+        return min(quality.fcd.value for quality in self.qualities)
 
     @property
     def first_like_last(self) -> float:
@@ -118,14 +149,14 @@ class Training:
         return next(epoch_of(quality) for quality in self.qualities if overlap(score(quality), score(self.last)))
 
     def read_later(self, digit: int, first: int, last: int) -> np.ndarray | None:
-        """Count what the z become that gave a recognisable `digit` at epoch `first`, by digits, (10,).
+        """Count what the z give at epoch `last` that gave a recognisable `digit` at `first`, by digits, (11,).
 
-        None where an epoch was not drawn.
+        The last count is of images that are not recognisable. None where an epoch was not drawn.
         """
         if not {first, last} <= self.same_z.keys():
             return None
         before, after = (self.same_z[epoch].digits for epoch in (first, last))
-        return np.bincount(after[(before == digit) & (after != UNREADABLE)], minlength=10)
+        return np.bincount(np.minimum(after[before == digit], 10), minlength=11)
 
     @property
     def evaluations(self) -> list[Evaluation]:

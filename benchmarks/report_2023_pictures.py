@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from report_2023_files import Training, epoch_of, pair_of, score, score_of
+from report_2023_files import Training, epoch_of, pair_of, score
 
 from distgan.benchmark.plots import save_panels
 from distgan.evaluation.schema import Estimate, Quality
@@ -42,15 +42,17 @@ def draw_quality(
 
 
 def draw_digits(axes: Any, training: Training) -> None:
-    """Draw a map of digits by epochs: agreement or, without labels, the share of all images."""
-    values = np.array(
-        [[score_of(digit, training.is_conditional) or 0.0 for digit in q.per_digit] for q in training.qualities]
-    )
-    picture = axes.imshow(values.T, aspect="auto", vmin=0, vmax=1 if training.is_conditional else 0.2, cmap="viridis")
+    """Draw a map of digits by epochs: the share read as requested or, without labels, that recognisable."""
+    shares = [
+        [digit.agreement or (digit.sample and digit.sample.recognisable) for digit in quality.per_digit]
+        for quality in training.qualities
+    ]
+    values = np.array([[share.value if share else 0.0 for share in row] for row in shares])
+    picture = axes.imshow(values.T, aspect="auto", vmin=0, vmax=1, cmap="viridis")
     axes.set_xticks(range(len(values)), [f"{epoch_of(q):g}" for q in training.qualities], fontsize=7)
     axes.set_yticks(range(10), range(10))
     axes.grid(visible=False)
-    about = "share read as requested" if training.is_conditional else "share of all images (0.1 each would be equal)"
+    about = "share read as requested" if training.is_conditional else "share recognisable, of the images read as it"
     axes.set(title=f"{training.title}: {about}", xlabel="epoch", ylabel="digit")
     axes.figure.colorbar(picture, ax=axes)
 

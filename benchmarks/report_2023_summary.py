@@ -2,82 +2,172 @@
 
 import textwrap
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from report_2023_files import Training, epoch_of, made_well, missing, name_confusion, pair_of, recognisable_of
+from report_2023_files import MINUTES, Training, epoch_of, made_well, name_confusion, pair_of, recognisable_of
+from report_2023_sentences import judge_comparison, judge_losses, judge_sentences
+
+
+class Line(NamedTuple):
+    """A line, and the sentences of the report that it sums up, by the verdict that its words rest on."""
+
+    text: str
+    yes: tuple[str, ...] = ()
+    no: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
+
 
 LINES = (
-    "Right: D's loss rises and G's falls, in both networks. The C-GAN's D stays at 2 ln 2 from epoch 5 on: it cannot "
-    "tell real from generated images, and the losses say nothing of the progress that still comes.",
-    "Right: noise at epoch 1, in the C-GAN digits in the middle of a clean background at 13, in the GAN 0 and 4 at 20.",
-    "Wrong: that the GAN begins with 0 and 1, which then turn into other digits. The first that it makes is 3 "
-    "({gan[early][3]:.0%} of all images at epoch 2 are recognisable as it, {gan[early][1]:.0%} as 1, none as 0), and "
-    "of the z that give a 0 or a 1 at epoch 20, {gan[kept][0]:.0%} and {gan[kept][1]:.0%} still do at 149.",
-    "Too early: what is made well. At epoch 42 no digit is. Of the C-GAN's, {cgan[well][82]} is at 82, where "
-    "{cgan[agreement][82]:.0%} of its images are read as requested, and {cgan[well][120]} are at 120, where the report "
-    "sees most. Of the GAN's none is, not even at 150. Nor is the GAN stable from 42 to 82: its FCD falls from "
-    "{gan[fcd][42]:.1f} to {gan[fcd][82]:.1f}, and to {gan[fcd][150]:.1f} at 150.",
-    "The GAN's digits: the report has 0, 1, 2, 3, 4, 5, 7 made well and 6, 8, 9 not. Here none is missing, and the "
-    "least often recognisable are 8 ({gan[recognisable_of][8]:.0%}) and 9 ({gan[recognisable_of][9]:.0%}); "
-    "6 ({gan[recognisable_of][6]:.0%}) is no worse than 2, 3, 4 or 5.",
-    "The C-GAN's digits: the report has 0, 1, 3, 8, 9 learnt well and 4, 2 badly. Here {cgan[well][150]} are made "
-    "well, 1 misses the verdict, and 8 and 9 are the worst. Confused are neither 5 with 6 nor 7 with 9, but 9 is read "
-    "as 7 ({cgan[confused][9 as 7]:.0%}), 8 as 3 ({cgan[confused][8 as 3]:.0%}) and 8 as 5 "
-    "({cgan[confused][8 as 5]:.0%}).",
-    "Epochs to converge: the report has 60 and 80. Neither network meets the package's targets in 150. By FCD near its "
-    "best the GAN takes {gan[near_best]:g} and the C-GAN {cgan[near_best]:g}; by the share recognisable at the end the "
-    "GAN takes {gan[like_last]:g}; by that read as requested the C-GAN takes {cgan[like_last]:g}, but at 82 it is "
-    "worse again.",
-    "Right: the GAN's images are better. At 150 its FCD is {gan[fcd][150]:.1f}, the C-GAN's {cgan[fcd][150]:.1f}; "
-    "after equal time they are better from 40 minutes on. As many are recognisable, {gan[recognisable][150]:.0%} and "
-    "{cgan[recognisable][150]:.0%}: their intervals overlap.",
-    "Wrong on a CPU: that the GAN trains faster, and that the condition can make training converge faster. An epoch of "
-    "the GAN takes {ratio:.1f} times as long, as its D convolves where the C-GAN's does not; yet FCD {shared_fcd:.1f} "
-    "takes the GAN {minutes[gan]:.0f} minutes and the C-GAN {minutes[cgan]:.0f}.",
-    "Wrong: that the GAN does not hold all digits, and that the C-GAN is more diverse. The GAN lacks "
-    "{gan[missing][150]}, and covers {gan[coverage][150]:.0%} of the real images, the C-GAN {cgan[coverage][150]:.0%}.",
-)
+    Line(
+        "Right, of the first ten epochs: D's loss rises and G's falls, in both networks. After them both stay "
+        "level, the C-GAN's D at 2 ln 2, the loss of guessing, while the images still improve.",
+        yes=(
+            "GAN: D's loss rises", "GAN: G's loss falls", "C-GAN: D's loss rises", "C-GAN: G's loss falls",
+            "C-GAN: the images improve from 82 on",
+        ),
+    ),
+    Line(
+        "Right: noise at epoch 1, of the GAN right of the centre; in the C-GAN digits in the middle of a clean "
+        "background at 13, still hard to recognise; in the GAN 0 and 4 at 20 and 2, 3, 9 at 42, with all other "
+        "digits.",
+        yes=(
+            "GAN: noise", "C-GAN: noise", "C-GAN: a clean background", "C-GAN: digits form in the middle",
+            "C-GAN: they are not yet recognisable", "GAN: first shapes of 0 and 4", "GAN: 2, 3 and 9 appear",
+        ),
+        no=("GAN: in the centre",),
+    ),
+    Line(
+        "Wrong: that the GAN begins with 0 and 1, which then turn into 8 and 9, and 3 or 7. Its first digit is 3 "
+        "({gan[early][3]:.0%} of all images at epoch 2 are recognisable as it, {gan[early][1]:.0%} as 1, "
+        "{gan[early][0]:.0%} as 0), and of the z that give a recognisable 0 or 1 at epoch 20, {gan[kept][0]:.0%} "
+        "and {gan[kept][1]:.0%} still do at 149; most of the others give nothing recognisable or a 6 or 7.",
+        no=("GAN: circles and lines come first, so 0 and 1", "GAN: 0 turns into 8 and 9", "GAN: 1 turns into 3 or 7"),
+    ),
+    Line(
+        "Too early: what is made well. At epoch 42 no digit is. Of the C-GAN's, {cgan[well][82]} is at 82 and "
+        "{cgan[well][120]} are at 120, where the report sees most, but {cgan[well][130]} at 130 and "
+        "{cgan[well][140]} at 140: it jumps from epoch to epoch ({cgan[agreement][80]:.0%} read as requested at "
+        "80, {cgan[agreement][82]:.0%} at 82). Of the GAN's none is, not even at 150, and it is not stable from 42 "
+        "to 82: its FCD falls from {gan[fcd][42]:.1f} to {gan[fcd][82]:.1f}, and to {gan[fcd][150]:.1f} at 150.",
+        no=(
+            "GAN: smooth 2, 3, 9", "GAN: most digits", "GAN: stable from 42 to 82", "C-GAN: a part of the digits",
+            "C-GAN: digits clearly by their label", "C-GAN: most labels well",
+        ),
+    ),
+    Line(
+        "The GAN's digits: the report has 0, 1, 2, 3, 4, 5, 7 made well and 6, 8, 9 not. Here none is made well "
+        "and none is missing. Least often recognisable are {gan[worst]}; 6 is number {gan[rank][6]} from the worst.",
+        no=(
+            "GAN: 0, 1, 2, 3, 4, 5, 7 are made well", "GAN: 6, 8, 9 are not made, and the others are",
+            "GAN: It does not hold all digits",
+        ),
+    ),
+    Line(
+        "The C-GAN's digits: the report has 0, 1, 3, 8, 9 learnt well and 4, 2 badly. Here {cgan[well][150]} are "
+        "made well, and the worst are {cgan[worst]}. 5 is not read as 6; 7 and 9 are confused, but it is 9 that is "
+        "read as 7 ({cgan[confused][9 as 7]:.0%}), and seldom 7 as 9 ({cgan[confused][7 as 9]:.0%}). Also frequent "
+        "are 8 as 3 ({cgan[confused][8 as 3]:.0%}) and 8 as 5 ({cgan[confused][8 as 5]:.0%}).",
+        yes=("C-GAN: 4 and 2 are recognisable in a part of the images",),
+        no=(
+            "C-GAN: 0, 1, 3, 8, 9 are made well", "C-GAN: 5 is read as 6", "C-GAN: 7 is read as 9",
+            "C-GAN: 4, 2 are learnt badly, worse than the others",
+        ),
+        undecided=("C-GAN: 5 and 7 are classified well",),
+    ),
+    Line(
+        "Epochs to converge: the report has 60 and 80. The package's targets the GAN meets {gan[converged]}, the "
+        "C-GAN {cgan[converged]}. By FCD near its best the GAN takes {gan[near_best]:g} and the C-GAN "
+        "{cgan[near_best]:g}; by the share recognisable at the end the GAN takes {gan[like_last]:g}; by that read "
+        "as requested the C-GAN takes {cgan[like_last]:g} ({cgan[agreement][80]:.0%}, but "
+        "{cgan[agreement][82]:.0%} at 82 and {cgan[agreement][130]:.0%} at 130).",
+    ),
+    Line(
+        "Right: the GAN's images are better, the C-GAN's noisier. At 150 the FCD is {gan[fcd][150]:.1f} and "
+        "{cgan[fcd][150]:.1f}; after equal time the GAN's are better from {ahead} minutes on. As many are "
+        "recognisable, {gan[recognisable][150]:.0%} and {cgan[recognisable][150]:.0%}.",
+        yes=("the GAN's images are better", "the C-GAN's are recognisable, but noisier"),
+    ),
+    Line(
+        "Wrong: that the GAN trains faster. An epoch takes it {ratio:.1f} times as long on a CPU, as its D "
+        "convolves where the C-GAN's does not; by its own time stamps the report's GAN was slower too, 21.2 s an "
+        "epoch against 13.6. Undecided: that the condition can make it converge faster. The C-GAN is ahead before "
+        "{ahead} minutes and near its own best after {cgan[minutes][1]:.0f}, the GAN after {gan[minutes][1]:.0f}; "
+        "but FCD {shared_fcd:.1f} takes the C-GAN {cgan[minutes][0]:.0f} minutes and the GAN "
+        "{gan[minutes][0]:.0f}.",
+        no=("the GAN trains faster",),
+        undecided=("the condition can make it converge faster",),
+    ),
+    Line(
+        "Wrong: that the GAN does not hold all digits, and that the C-GAN is more diverse. Neither lacks a digit; "
+        "the GAN covers {gan[coverage][150]:.0%} of the real images, the C-GAN {cgan[coverage][150]:.0%}.",
+        yes=("the C-GAN holds all digits", "C-GAN: It holds all digits"),
+        no=("the GAN does not hold all digits", "the C-GAN is more diverse"),
+    ),
+)  # fmt: skip
 
 
 def write_summary(trainings: dict[str, Training]) -> str:
-    """Return the ten lines, or which epoch or digit they lack."""
-    pair = {training.name: training for training in pair_of(trainings)}
-    figures: dict[str, Any] = {name: figures_of(training) for name, training in pair.items()}
-    if len(pair) == 2:
-        fcd = max(min(quality.fcd.value for quality in training.qualities) for training in pair.values())
-        figures["shared_fcd"] = fcd
-        figures["minutes"] = {name: training.minutes_to(fcd).value for name, training in pair.items()}
-        figures["ratio"] = pair["gan"].epoch_quarters[1] / pair["cgan"].epoch_quarters[1]
-    try:
-        lines = [f"{number}. {line.format_map(figures)}" for number, line in enumerate(LINES, start=1)]
-    except KeyError as error:
-        return f"Not everything that it needs was measured so far ({error})."
+    """Return the ten lines. A line whose words rest on other verdicts than the measured ones is not written."""
+    pair = pair_of(trainings)
+    if len(pair) < 2 or not all(training.is_complete for training in pair):
+        return "It is written when both networks have their 150 epochs."
+    figures: dict[str, Any] = {training.name: figures_of(training) for training in pair}
+    gan, cgan = pair
+    figures["ratio"] = gan.epoch_quarters[1] / cgan.epoch_quarters[1]
+    figures["shared_fcd"] = fcd = max(training.best_fcd for training in pair)
+    for each in pair:
+        epochs = (each.first_at(fcd), each.first_near_best)
+        figures[each.name]["minutes"] = [each.minutes_to(epoch).value for epoch in epochs]
+    behind = [is_behind(gan, cgan, minutes) for minutes in MINUTES]
+    figures["ahead"] = next((m for m, before in zip(MINUTES[::-1], [*behind[-2::-1], True], strict=True) if before), 0)
+    judged = (*judge_sentences(trainings), *judge_losses(trainings))
+    verdicts = {f"{row.network}: {row.text}": row.verdict for row in judged}
+    verdicts |= {row[0]: row[1] for row in judge_comparison(pair, epoch_of(gan.last))}
     wrap = partial(textwrap.fill, width=120, break_on_hyphens=False)
-    return "\n".join(wrap(line, subsequent_indent=" " * (line.index(" ") + 1)) for line in lines)
+    lines = []
+    for number, line in enumerate(LINES, start=1):
+        expected = {
+            **dict.fromkeys(line.yes, "yes"), **dict.fromkeys(line.no, "**no**"),
+            **dict.fromkeys(line.undecided, "undecided"),
+        }  # fmt: skip
+        changed = [f"{key} ({verdicts.get(key)})" for key, value in expected.items() if verdicts.get(key) != value]
+        text = f"To be written anew: {'; '.join(changed)}." if changed else line.text.format_map(figures)
+        lines.append(wrap(f"{number}. {text}", subsequent_indent=" " * len(f"{number}. ")))
+    return "\n".join(lines)
+
+
+def is_behind(one: Training, other: Training, minutes: float) -> bool:
+    """Return if `other` has the lower FCD after this time, or `one` none yet."""
+    mine, others = one.after(minutes), other.after(minutes)
+    return others is not None and (mine is None or others.fcd.value <= mine.fcd.value)
 
 
 def figures_of(training: Training) -> dict[str, Any]:
     """Return figures by name, most of them by epoch.
 
-    At the last epoch: `confused` by digits, such as `9 as 7`, and `recognisable_of` by digit. `early`: the shares of
-    all images that are recognisable as a digit at epoch 2. `kept`: the shares of `Training.read_later` that are still
-    the same digit.
+    Of the last epoch: `confused` by digits, such as `9 as 7`; `worst`, the two digits least often read as requested or,
+    without labels, recognisable; `rank` of each digit by that, from the worst. `early`: the shares of all images that
+    are recognisable as a digit at epoch 2. `kept`: the shares of `Training.read_later` that are still the same digit.
     """
     qualities = {int(epoch_of(quality)): quality for quality in training.qualities}
     figures: dict[str, Any] = {
         key: {epoch: value.value for epoch, quality in qualities.items() if (value := getattr(quality, key))}
         for key in ("fcd", "recognisable", "agreement", "coverage")
     }
-    for key, pick in (("well", made_well), ("missing", missing)):
-        figures[key] = {
-            epoch: " and ".join(map(str, sorted(pick(quality)))) or "none" for epoch, quality in qualities.items()
-        }
+    figures["well"] = {
+        epoch: " and ".join(map(str, made_well(quality))) or "none" for epoch, quality in qualities.items()
+    }
     last = training.last
     figures["confused"] = {name_confusion(each): each.share.value for each in last.confusions}
-    figures["recognisable_of"] = {row.digit: row.sample.recognisable.value for row in last.per_digit if row.sample}
+    shares = {row.digit: row.agreement or (row.sample and row.sample.recognisable) for row in last.per_digit}
+    order = sorted(shares, key=lambda digit: shares[digit].value if shares[digit] else 0.0)
+    figures["worst"] = " and ".join(f"{digit} ({shares[digit].value:.0%})" for digit in order[:2] if shares[digit])
+    figures["rank"] = {digit: rank for rank, digit in enumerate(order, start=1)}
     if 2 in qualities:
         figures["early"] = {digit: num / qualities[2].n for digit, num in enumerate(recognisable_of(qualities[2]))}
     later = {digit: training.read_later(digit, 20, 149) for digit in range(10)}
     figures["kept"] = {digit: counts[digit] / counts.sum() for digit, counts in later.items() if counts is not None}
+    met, _ = training.convergence
+    figures["converged"] = "never" if met is None else f"at epoch {met:g}"
     figures["near_best"], figures["like_last"] = training.first_near_best, training.first_like_last
     return figures

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from helpers.runs import Capture, MonkeyPatch
 from PIL import Image
 
@@ -86,7 +87,15 @@ def test_a_changed_measurement_changes_the_page(
     assert after in script.fill_page(text, script.read_trainings(tmp_path))
 
 
-def test_the_same_z_are_read_and_their_brightness_is_measured(
+def test_the_distance_from_the_centre_is_that_of_the_mass(script: ModuleType) -> None:
+    images = torch.zeros(3, 28, 28, dtype=torch.uint8)
+    images[0, 13:15, 13:15] = 200
+    images[1, 13:15, 17:19] = 200
+    images[2, 0, 0] = 255
+    assert script.distance_from_centre(images).tolist() == pytest.approx([0, 4, 13.5 * 2**0.5])
+
+
+def test_the_same_z_are_read_and_their_border_is_measured(
     script: ModuleType, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     """The first epoch has 40 images, half with a white border; those of the second are blank."""
@@ -107,15 +116,14 @@ def test_the_same_z_are_read_and_their_brightness_is_measured(
     first, second = (script.Training("gan", tmp_path).same_z[epoch] for epoch in (20, 149))
     assert first.border.value == pytest.approx(0.5)
     assert 0.3 < first.border.low < 0.5 < first.border.high < 0.7
-    assert first.middle.value == pytest.approx(inner.mean() / 255)
-    assert (second.border.value, second.middle.value) == (0, 0)
+    assert (second.border.value, second.off_centre.value) == (0, 0)
     assert len(set(first.digits[:20].tolist()) & set(range(10))) >= 5
 
 
 @pytest.mark.parametrize(
     ("later", "holds", "says"),
-    [([8, 8, 9, 0, 9, 1], True, "still 0 20.0%"), ([8, 8, 7, 0, 0, 1], False, "of 5 z recognisable at both"),
-     ([8, 7, 7, 9, 9, 1], False, "most often 7 40.0%")],
+    [([8, 8, 9, 0, 9, 1], True, "still 0 20.0%"), ([8, 8, 7, 0, 255, 1], False, "of 5 z still 0 20.0%"),
+     ([8, 7, 7, 9, 9, 1], False, "most often 7 40.0%"), ([8, 9, 255, 255, 0, 1], True, "not recognisable 40.0%")],
 )  # fmt: skip
 def test_what_a_digit_turns_into_is_counted_over_the_same_z(
     script: ModuleType, later: list[int], holds: bool, says: str, tmp_path: Path
@@ -124,12 +132,27 @@ def test_what_a_digit_turns_into_is_counted_over_the_same_z(
     sentences = sys.modules["report_2023_sentences"]
     digits = np.array([[0, 0, 0, 0, 0, 1, 255], [*later, 3]], np.uint8)
     means = np.zeros((2, 3))
-    np.savez(tmp_path / "gan-same-z.npz", epochs=np.array([20, 149]), digits=digits, border=means, middle=means)
+    np.savez(tmp_path / "gan-same-z.npz", epochs=np.array([20, 149]), digits=digits, border=means, off_centre=means)
     judge = sentences.turns_into(0, {8, 9})
     found = judge(script.Training("gan", tmp_path), 20, 149)
     assert found[0] is holds
     assert says in found[1]
     assert judge(script.Training("gan", tmp_path), 20, 148) is None
+
+
+def test_a_line_is_not_written_for_other_verdicts_than_its_own(script: ModuleType, tmp_path: Path) -> None:
+    """The C-GAN lacks a digit at its end, which contradicts the last line and changes no other one."""
+    for path in FOLDER.iterdir():
+        if path.suffix in (".csv", ".jsonl") or path.stem.endswith("same-z"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    lines = (tmp_path / "cgan-quality.jsonl").read_text().splitlines()
+    before, _, after = lines[-1].rpartition('"verdict":"made poorly"')
+    lines[-1] = f'{before}"verdict":"missing"{after}'
+    (tmp_path / "cgan-quality.jsonl").write_text("\n".join(lines) + "\n")
+    written, changed = (script.PARTS["summary"](script.read_trainings(folder)) for folder in (FOLDER, tmp_path))
+    assert "anew" not in written
+    assert next(line for line in changed.splitlines() if line not in written.splitlines()).startswith("10. To be")
+    assert "the C-GAN holds all digits (**no**)" in changed
 
 
 @pytest.mark.parametrize(("first", "says"), [(0, "| GAN, epoch 1 |"), (4, "No epoch was evaluated of both.")])
@@ -153,6 +176,8 @@ def test_a_training_that_has_just_begun_is_not_judged_as_ended(
     [(["measure", "cgn=runs/x"], "cgn=runs/x"), (["measure", "cgan=runs/nowhere"], "runs/nowhere"),
      (["measure", "cgan=bare"], "no metrics.jsonl (bare)"),
      (["measure", "cgan=trained", "gan=bare"], "no metrics.jsonl (bare)"),
+     (["measure"], "no run"), (["page", "cgan=trained"], "cgan=trained"), (["page", "--num", "9"], "--num 9"),
+     (["page", "--page", "damaged.md"], "damaged"), (["page", "--page", "short.md"], "short"),
      (["page", "--page", "none.md"], "none.md"), (["page", "--page", "typo.md"], "typo.md")],
 )  # fmt: skip
 def test_a_wrong_input_is_one_line_and_changes_nothing(
@@ -166,6 +191,11 @@ def test_a_wrong_input_is_one_line_and_changes_nothing(
     for name in ("cgan-epochs.csv", "cgan-quality.jsonl"):
         (Path("typo") / name).write_bytes((FOLDER / name).read_bytes())
     Path("typo.md").write_text("<!-- measured: typo -->\n<!-- end -->\n")
+    for name in ("damaged", "short"):
+        Path(name).mkdir()
+        Path(f"{name}.md").write_text("<!-- measured: losses -->\n<!-- end -->\n")
+    Path("damaged/cgan-quality.jsonl").write_text("{]")
+    Path("short/cgan-quality.jsonl").write_bytes((FOLDER / "cgan-quality.jsonl").read_bytes())
     before = sorted(Path().rglob("*"))
     monkeypatch.setattr(sys, "argv", ["report_2023.py", *words])
     with pytest.raises(SystemExit) as ended:
