@@ -75,11 +75,11 @@ LINES = (
         undecided=("C-GAN: 5 and 7 are classified well",),
     ),
     Line(
-        "Epochs to converge: the report has 60 and 80. The package's targets the GAN meets {gan[converged]}, the "
-        "C-GAN {cgan[converged]}. By FCD near its best the GAN takes {gan[near_best]:g} and the C-GAN "
-        "{cgan[near_best]:g}; by the share recognisable at the end the GAN takes {gan[like_last]:g}; by that read "
-        "as requested the C-GAN takes {cgan[like_last]:g} ({cgan[agreement][80]:.0%}, but "
-        "{cgan[agreement][82]:.0%} at 82 and {cgan[agreement][130]:.0%} at 130).",
+        "Epochs to converge: the report has 60 for the GAN and 80 for the C-GAN. Here the package's targets give "
+        "{gan[converged]} and {cgan[converged]}, FCD near its best {gan[near_best]:g} and {cgan[near_best]:g}, and "
+        "the share at the end (recognisable; read as requested) {gan[like_last]:g} and {cgan[like_last]:g}; but "
+        "the C-GAN falls back ({cgan[agreement][80]:.0%} at 80, {cgan[agreement][82]:.0%} at 82, "
+        "{cgan[agreement][130]:.0%} at 130).",
     ),
     Line(
         "Right: the GAN's images are better, the C-GAN's noisier. At 150 the FCD is {gan[fcd][150]:.1f} and "
@@ -168,6 +168,6 @@ def figures_of(training: Training) -> dict[str, Any]:
     later = {digit: training.read_later(digit, 20, 149) for digit in range(10)}
     figures["kept"] = {digit: counts[digit] / counts.sum() for digit, counts in later.items() if counts is not None}
     met, _ = training.convergence
-    figures["converged"] = "never" if met is None else f"at epoch {met:g}"
+    figures["converged"] = "never" if met is None else f"{met:g}"
     figures["near_best"], figures["like_last"] = training.first_near_best, training.first_like_last
     return figures
