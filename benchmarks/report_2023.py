@@ -127,6 +127,7 @@ def measure_same_z(paths: dict[int, Path], run: Path, out: Path) -> None:
         for key, values in measured.items():
             estimate = mean(values)
             rows[key].append((estimate.value, estimate.low, estimate.high))
+    (run / "same-z.npz").unlink(missing_ok=True)
     np.savez_compressed(out, epochs=np.array(list(paths)), **{key: np.array(values) for key, values in rows.items()})
 
 

@@ -131,7 +131,10 @@ def write_summary(trainings: dict[str, Training]) -> str:
             **dict.fromkeys(line.undecided, "undecided"),
         }  # fmt: skip
         changed = [f"{key} ({verdicts.get(key)})" for key, value in expected.items() if verdicts.get(key) != value]
-        text = f"To be written anew: {'; '.join(changed)}." if changed else line.text.format_map(figures)
+        try:
+            text = f"To be written anew: {'; '.join(changed)}." if changed else line.text.format_map(figures)
+        except KeyError as error:
+            text = f"Not everything that it speaks of was measured ({error})."
         lines.append(wrap(f"{number}. {text}", subsequent_indent=" " * len(f"{number}. ")))
     return "\n".join(lines)
 

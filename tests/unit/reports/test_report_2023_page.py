@@ -28,6 +28,12 @@ def script() -> ModuleType:
     return module
 
 
+def copy_measurements(folder: Path) -> None:
+    for path in FOLDER.iterdir():
+        if path.suffix in (".csv", ".jsonl") or path.stem.endswith("same-z"):
+            (folder / path.name).write_bytes(path.read_bytes())
+
+
 def test_numbers_are_those_of_the_measurements(script: ModuleType) -> None:
     """`python benchmarks/report_2023.py page` would change nothing, and each part stands on the page."""
     text = PAGE.read_text()
@@ -73,9 +79,7 @@ def test_a_changed_measurement_changes_the_page(
     script: ModuleType, file: str, old: str, new: str, part: str, tmp_path: Path
 ) -> None:
     """So that the comparison above can fail."""
-    for path in FOLDER.iterdir():
-        if path.suffix in (".csv", ".jsonl") or path.stem.endswith("same-z"):
-            (tmp_path / path.name).write_bytes(path.read_bytes())
+    copy_measurements(tmp_path)
     lines = (tmp_path / file).read_text().splitlines()
     assert old in lines[-1]
     lines[-1] = lines[-1].replace(old, new, 1)
@@ -142,9 +146,7 @@ def test_what_a_digit_turns_into_is_counted_over_the_same_z(
 
 def test_a_line_is_not_written_for_other_verdicts_than_its_own(script: ModuleType, tmp_path: Path) -> None:
     """The C-GAN lacks a digit at its end, which contradicts the last line and changes no other one."""
-    for path in FOLDER.iterdir():
-        if path.suffix in (".csv", ".jsonl") or path.stem.endswith("same-z"):
-            (tmp_path / path.name).write_bytes(path.read_bytes())
+    copy_measurements(tmp_path)
     lines = (tmp_path / "cgan-quality.jsonl").read_text().splitlines()
     before, _, after = lines[-1].rpartition('"verdict":"made poorly"')
     lines[-1] = f'{before}"verdict":"missing"{after}'
@@ -153,6 +155,16 @@ def test_a_line_is_not_written_for_other_verdicts_than_its_own(script: ModuleTyp
     assert "anew" not in written
     assert next(line for line in changed.splitlines() if line not in written.splitlines()).startswith("10. To be")
     assert "the C-GAN holds all digits (**no**)" in changed
+
+
+def test_a_line_on_an_epoch_that_was_not_measured_is_not_written(script: ModuleType, tmp_path: Path) -> None:
+    copy_measurements(tmp_path)
+    lines = (tmp_path / "cgan-quality.jsonl").read_text().splitlines()
+    kept = [line for line in lines if '"epoch":130.0' not in line]
+    assert len(kept) == len(lines) - 1
+    (tmp_path / "cgan-quality.jsonl").write_text("\n".join(kept) + "\n")
+    summary = script.PARTS["summary"](script.read_trainings(tmp_path))
+    assert [line[0] for line in summary.splitlines() if "measured (130)" in line] == ["4", "7"]
 
 
 @pytest.mark.parametrize(("first", "says"), [(0, "| GAN, epoch 1 |"), (4, "No epoch was evaluated of both.")])
